@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Compile cuda/kernels/*.cu to cuda/ptx/*.ptx with the NVRTC that requirements.txt pins.
+
+No GPU and no CUDA install are needed. A kernel file may state its target in a line
+`// Target: compute_90a`; without one it is compute_80, which every later GPU runs.
+
+  compile.py [STEM ...]              write the PTX (of these kernels only)
+  compile.py --check                 write nothing; exit 1 if any committed PTX is stale or left over
+  compile.py --resources [STEM ...]  also assemble with ptxas for sm_90a and print registers, spills and
+                                     shared memory of every kernel
+"""
+
+import argparse
+import ctypes
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+KERNELS, PTX = HERE / "kernels", HERE / "ptx"
+BUDGET_BYTES = 4 * 1024 * 1024
+
+
+def package(name):
+    """Folder of an nvidia wheel inside this interpreter's environment."""
+    try:
+        import nvidia
+    except ImportError:
+        sys.exit("compile.py: the CUDA compiler is missing: pip install -r cuda/requirements.txt")
+    for root in nvidia.__path__:
+        folder = pathlib.Path(root) / name
+        if folder.is_dir():
+            return folder
+    sys.exit(f"compile.py: package nvidia/{name} is missing: pip install -r cuda/requirements.txt")
+
+
+class Nvrtc:
+    """The few NVRTC calls we need, through ctypes."""
+
+    def __init__(self):
+        folder = package("cuda_nvrtc") / "lib"
+        ctypes.CDLL(str(folder / "libnvrtc-builtins.so.12.4"), mode=ctypes.RTLD_GLOBAL)
+        self.lib = ctypes.CDLL(str(folder / "libnvrtc.so.12"))
+        self.include = package("cuda_runtime") / "include"
+
+    def text(self, program, size_call, text_call):
+        size = ctypes.c_size_t()
+        getattr(self.lib, size_call)(program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        getattr(self.lib, text_call)(program, buffer)
+        return buffer.value.decode()
+
+    def compile(self, source):
+        text = source.read_text()
+        target = re.search(r"^// Target: (compute_\w+)$", text, re.M)
+        options = [
+            f"--gpu-architecture={target[1] if target else 'compute_80'}",
+            "--std=c++17",
+            "--device-as-default-execution-space",
+            f"--include-path={self.include}",
+            f"--include-path={KERNELS}",
+        ]
+        program = ctypes.c_void_p()
+        self.lib.nvrtcCreateProgram(
+            ctypes.byref(program), text.encode(), source.name.encode(), 0, None, None
+        )
+        array = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
+        status = self.lib.nvrtcCompileProgram(program, len(options), array)
+        log = self.text(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").strip()
+        if status != 0:
+            sys.exit(f"{source.name}: does not compile\n{log}")
+        if log:
+            print(f"{source.name}: {log}", file=sys.stderr)
+        ptx = self.text(program, "nvrtcGetPTXSize", "nvrtcGetPTX")
+        self.lib.nvrtcDestroyProgram(ctypes.byref(program))
+        return ptx
+
+
+def resources(ptx):
+    """Print what ptxas says of each kernel in a PTX file."""
+    ptxas = package("cuda_nvcc") / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [ptxas, "-v", "-arch=sm_90a", "-o", f"{folder}/out.cubin", ptx]
+        run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode != 0:
+        sys.exit(f"{ptx.name}: ptxas refuses it\n{run.stderr}")
+    name, spills = "?", ""
+    for line in run.stderr.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            name = match[1]
+        elif "bytes stack frame" in line:
+            spills = line.strip()
+        elif match := re.search(r"Used (\d+) registers(.*)", line):
+            print(f"{name:48} {match[1]:>4} registers{match[2]}; {spills}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stems", nargs="*", metavar="STEM")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--resources", action="store_true")
+    options = parser.parse_args()
+    sources = sorted(KERNELS.glob("*.cu"))
+    if options.stems:
+        unknown = set(options.stems) - {s.stem for s in sources}
+        if unknown:
+            parser.error(f"no kernel file named {', '.join(sorted(unknown))}")
+        sources = [s for s in sources if s.stem in options.stems]
+    nvrtc, stale = Nvrtc(), []
+    PTX.mkdir(exist_ok=True)
+    for source in sources:
+        ptx, path = nvrtc.compile(source), PTX / f"{source.stem}.ptx"
+        if not path.exists() or path.read_text() != ptx:
+            stale.append(path.name)
+            if not options.check:
+                path.write_text(ptx)
+        if options.resources and path.exists():
+            resources(path)
+    if not options.stems:
+        known = {s.stem for s in sources}
+        left_over = [p for p in PTX.glob("*.ptx") if p.stem not in known]
+        stale += [f"{p.name} (no kernel file)" for p in left_over]
+        if not options.check:
+            for path in left_over:
+                path.unlink()
+    total = sum(p.stat().st_size for p in PTX.glob("*.ptx"))
+    if total > BUDGET_BYTES:
+        sys.exit(f"cuda/ptx holds {total} bytes, over its budget of {BUDGET_BYTES}")
+    verdict = ("stale: " if options.check else "written: ") + ", ".join(stale) if stale else "up to date"
+    print(f"{len(sources)} kernel files, {total / 1024:.0f} KiB of PTX in all; {verdict}")
+    sys.exit(1 if options.check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+//! How it is fast: CUDA kernels, the plans that launch them, and the executor that runs a plan.
+//!
+//! A [`Variant`] turns a case and its inputs into a [`Plan`]: buffers and launches as plain data. An
+//! executor carries the plan out: [`gpu::Gpu`] through the CUDA driver. Because a plan is data, it can be
+//! made, printed and tested on a machine without a GPU.
+
+pub mod plan;
+pub mod ptx;
+pub mod variant;
+
+pub mod acceptance;
+pub mod attention;
+pub mod embedding;
+pub mod ngram;
+pub mod ssm;
+
+pub use plan::{Arg, Buffer, BufferId, Launch, Plan, Role, Step};
+pub use variant::{Unsupported, Variant};
+
+/// Every variant of every operation, in ladder order (naive first) within an operation.
+pub fn variants() -> impl Iterator<Item = &'static Variant> {
+    [ngram::VARIANTS, embedding::VARIANTS, attention::VARIANTS, ssm::VARIANTS, acceptance::VARIANTS]
+        .into_iter()
+        .flatten()
+}

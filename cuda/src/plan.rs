@@ -1,0 +1,240 @@
+//! A computation on a device as plain data: buffers, and the launches that fill them.
+
+use touchstone_reference::{DType, Tensor, Tensors};
+
+/// What a buffer is for, which decides how an executor prepares and checks it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Role {
+    /// Uploaded once; must be unchanged after every run.
+    Input(Tensor),
+    /// Poisoned before verification, downloaded after it.
+    Output,
+    /// Poisoned before verification; its size counts as memory that buys speed.
+    Scratch,
+}
+
+/// One device allocation. Executors put canaries before and after it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Name, unique in the plan; inputs and outputs carry the operation's names.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Size of each axis.
+    pub shape: Vec<usize>,
+    /// Purpose.
+    pub role: Role,
+}
+
+impl Buffer {
+    /// Size in bytes, canaries not included.
+    pub fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bytes()
+    }
+}
+
+/// Handle of a buffer within its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BufferId(pub usize);
+
+/// One kernel argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// Device address of a buffer, plus an offset in bytes.
+    Buffer(BufferId, usize),
+    /// The null pointer, for optional arrays.
+    Null,
+    /// 32-bit signed integer.
+    I32(i32),
+    /// 32-bit unsigned integer.
+    U32(u32),
+    /// 64-bit signed integer.
+    I64(i64),
+    /// 64-bit unsigned integer.
+    U64(u64),
+    /// 32-bit float.
+    F32(f32),
+    /// 64-bit float.
+    F64(f64),
+}
+
+impl From<BufferId> for Arg {
+    fn from(id: BufferId) -> Self {
+        Self::Buffer(id, 0)
+    }
+}
+
+impl From<Option<BufferId>> for Arg {
+    fn from(id: Option<BufferId>) -> Self {
+        id.map_or(Self::Null, Self::from)
+    }
+}
+
+impl From<i32> for Arg {
+    fn from(value: i32) -> Self {
+        Self::I32(value)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(value: u32) -> Self {
+        Self::U32(value)
+    }
+}
+
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
+        Self::I64(value)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(value: f32) -> Self {
+        Self::F32(value)
+    }
+}
+
+impl From<f64> for Arg {
+    fn from(value: f64) -> Self {
+        Self::F64(value)
+    }
+}
+
+impl From<usize> for Arg {
+    /// Sizes and counts travel as 64-bit signed integers: `long long` in the kernel.
+    fn from(value: usize) -> Self {
+        Self::I64(value as i64)
+    }
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Stem of the kernel file: `attention_online` for `cuda/kernels/attention_online.cu`.
+    pub module: &'static str,
+    /// `extern "C"` name of the kernel in it.
+    pub symbol: String,
+    /// Blocks in x, y, z. A launch with a zero here is left out by executors.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block in bytes.
+    pub shared_bytes: u32,
+    /// Arguments in order.
+    pub args: Vec<Arg>,
+}
+
+/// One step of a plan; steps run in order on one stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Run a kernel.
+    Launch(Launch),
+    /// Set every byte of a buffer.
+    Fill(BufferId, u8),
+}
+
+/// Buffers and steps of one computation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    buffers: Vec<Buffer>,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// An empty plan.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn buffer(&mut self, name: &str, dtype: DType, shape: &[usize], role: Role) -> BufferId {
+        assert!(self.buffers.iter().all(|b| b.name != name), "two buffers are named '{name}'");
+        self.buffers.push(Buffer { name: name.into(), dtype, shape: shape.to_vec(), role });
+        BufferId(self.buffers.len() - 1)
+    }
+
+    /// A buffer that holds the input of that name.
+    ///
+    /// # Panics
+    /// If there is no such input.
+    pub fn input(&mut self, inputs: &Tensors, name: &str) -> BufferId {
+        let tensor = inputs.tensor(name);
+        self.buffer(name, tensor.dtype(), tensor.shape(), Role::Input(tensor.clone()))
+    }
+
+    /// A buffer that holds a table which the variant derived from the inputs on the host (a sorted or
+    /// hashed layout, say): like an input, uploaded once, but not one of the operation's inputs.
+    pub fn table(&mut self, name: &str, tensor: Tensor) -> BufferId {
+        self.buffer(name, tensor.dtype(), &tensor.shape().to_vec(), Role::Input(tensor))
+    }
+
+    /// A buffer for the output of that name.
+    pub fn output(&mut self, name: &str, dtype: DType, shape: &[usize]) -> BufferId {
+        self.buffer(name, dtype, shape, Role::Output)
+    }
+
+    /// A buffer for intermediate values.
+    pub fn scratch(&mut self, name: &str, dtype: DType, shape: &[usize]) -> BufferId {
+        self.buffer(name, dtype, shape, Role::Scratch)
+    }
+
+    /// Adds a kernel launch. `grid` and `block` are x, y, z.
+    ///
+    /// # Panics
+    /// If a dimension is beyond what CUDA takes: the variant must refuse such a case by name.
+    pub fn launch(
+        &mut self,
+        module: &'static str,
+        symbol: impl Into<String>,
+        grid: [usize; 3],
+        block: [usize; 3],
+        shared_bytes: usize,
+        args: &[Arg],
+    ) {
+        const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
+        assert!(
+            grid.iter().zip(MAX_GRID).all(|(&n, max)| n <= max),
+            "grid {grid:?} of {module} exceeds CUDA's limits"
+        );
+        let threads: usize = block.iter().product();
+        assert!((1..=1024).contains(&threads), "block {block:?} of {module}");
+        self.steps.push(Step::Launch(Launch {
+            module,
+            symbol: symbol.into(),
+            grid: grid.map(|n| n as u32),
+            block: block.map(|n| n as u32),
+            shared_bytes: shared_bytes as u32,
+            args: args.to_vec(),
+        }));
+    }
+
+    /// Sets every byte of a buffer before the next step.
+    pub fn fill(&mut self, buffer: BufferId, byte: u8) {
+        self.steps.push(Step::Fill(buffer, byte));
+    }
+
+    /// The buffers, in the order of their handles.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
+    /// The steps in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The steps, for the harness's own tests, which damage a good plan to see it caught.
+    pub fn steps_mut(&mut self) -> &mut Vec<Step> {
+        &mut self.steps
+    }
+
+    /// Device memory the plan needs in bytes: inputs, outputs and scratch.
+    pub fn bytes(&self) -> usize {
+        self.buffers.iter().map(Buffer::bytes).sum()
+    }
+
+    /// Bytes of scratch alone: what the variant pays for its speed.
+    pub fn scratch_bytes(&self) -> usize {
+        let scratch = self.buffers.iter().filter(|b| b.role == Role::Scratch);
+        scratch.map(Buffer::bytes).sum()
+    }
+}

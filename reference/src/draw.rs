@@ -1,0 +1,86 @@
+//! Seeded input generation. The stream is ChaCha8, so a case's inputs are the same on every machine.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal, Zipf};
+
+use crate::tensor::{DType, Tensor};
+
+/// The generator that draws one case's inputs, tensor after tensor.
+#[derive(Debug)]
+pub struct Draw {
+    rng: ChaCha8Rng,
+}
+
+impl Draw {
+    /// A generator for `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self { rng: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// `dtype` tensor of independent N(0, `sd`²) values.
+    pub fn normal(&mut self, dtype: DType, shape: &[usize], sd: f64) -> Tensor {
+        self.real(dtype, shape, |draw| sd * draw.standard_normal())
+    }
+
+    /// `dtype` tensor of independent values uniform in `low..high`.
+    pub fn uniform(&mut self, dtype: DType, shape: &[usize], low: f64, high: f64) -> Tensor {
+        self.real(dtype, shape, |draw| low + (high - low) * draw.unit())
+    }
+
+    /// `dtype` tensor whose elements `one` draws, in row-major order.
+    pub fn real(
+        &mut self,
+        dtype: DType,
+        shape: &[usize],
+        mut one: impl FnMut(&mut Self) -> f64,
+    ) -> Tensor {
+        let len = shape.iter().product();
+        let values: Vec<f64> = (0..len).map(|_| one(self)).collect();
+        Tensor::from_real(dtype, shape, &values)
+    }
+
+    /// Integer tensor whose elements `one` draws, in row-major order.
+    pub fn integers(
+        &mut self,
+        dtype: DType,
+        shape: &[usize],
+        mut one: impl FnMut(&mut Self) -> i64,
+    ) -> Tensor {
+        let len = shape.iter().product();
+        let values: Vec<i64> = (0..len).map(|_| one(self)).collect();
+        Tensor::from_integers(dtype, shape, &values)
+    }
+
+    /// One N(0, 1) value.
+    pub fn standard_normal(&mut self) -> f64 {
+        StandardNormal.sample(&mut self.rng)
+    }
+
+    /// One value uniform in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        self.rng.random()
+    }
+
+    /// One integer uniform in `0..below`.
+    ///
+    /// # Panics
+    /// If `below` is zero.
+    pub fn below(&mut self, below: usize) -> usize {
+        self.rng.random_range(0..below)
+    }
+
+    /// One rank in `0..n`, Zipf-distributed with the given exponent: how words occur in text.
+    ///
+    /// # Panics
+    /// If `n` is zero or the exponent negative.
+    pub fn zipf(&mut self, n: usize, exponent: f64) -> usize {
+        let zipf = Zipf::new(n as f64, exponent).expect("n > 0 and exponent >= 0");
+        zipf.sample(&mut self.rng) as usize - 1
+    }
+
+    /// A fresh generator whose stream is independent of what this one draws next.
+    pub fn fork(&mut self) -> Self {
+        Self::new(self.rng.random())
+    }
+}

@@ -1,0 +1,55 @@
+//! What is right: naive f64 CPU references for every algorithm of the suite.
+//!
+//! No GPU, no I/O, no clock. The path of one check is
+//! [`Case`] → [`Tensors`] (inputs) → [`Operation::reference`] → [`Outputs`] (expected values with their bounds).
+//!
+//! One algorithm is one vertical: `attention.rs` here, `cuda/src/attention.rs` and
+//! `cuda/kernels/attention_*.cu` for its kernels, `bench/workloads/attention.toml` for the questions
+//! asked of it and `tests/attention.rs` for its laws.
+
+pub mod algorithm;
+pub mod case;
+pub mod draw;
+pub mod expected;
+pub mod tensor;
+
+pub mod acceptance;
+pub mod attention;
+pub mod embedding;
+pub mod ngram;
+pub mod ssm;
+
+pub use algorithm::{Algorithm, Operation, Work};
+pub use case::{Case, CaseError};
+pub use draw::Draw;
+pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
+pub use tensor::{DType, Data, Tensor, Tensors};
+
+/// The verticals, in the order in which they are listed and reported.
+pub const VERTICALS: [&str; 5] = ["ngram", "embedding", "attention", "ssm", "acceptance"];
+
+/// Every operation of every vertical.
+pub fn operations() -> impl Iterator<Item = &'static Operation> {
+    [
+        ngram::OPERATIONS,
+        embedding::OPERATIONS,
+        attention::OPERATIONS,
+        ssm::OPERATIONS,
+        acceptance::OPERATIONS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The operation that a case names.
+///
+/// # Errors
+/// [`CaseError::UnknownOperation`], which lists the names there are.
+pub fn operation(case: &Case) -> Result<&'static Operation, CaseError> {
+    operations().find(|operation| operation.name == case.op()).ok_or_else(|| {
+        CaseError::UnknownOperation {
+            op: case.op().to_string(),
+            known: operations().map(|o| o.name).collect::<Vec<_>>().join(", "),
+        }
+    })
+}
