@@ -1,0 +1,379 @@
+//! How well a kernel's outputs agree with the reference.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use touchstone_reference::{Data, Discrete, Expected, Outputs, Real, Tensor, Tensors};
+
+/// Agreement of all outputs of one run. It passes only if every element of every output does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Agreement {
+    /// One entry for each output of the operation.
+    pub outputs: Vec<OutputAgreement>,
+    /// Whether a second run, with outputs and scratch poisoned otherwise, gave the same bits.
+    pub repeatable: bool,
+}
+
+/// Agreement of one output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputAgreement {
+    /// Name of the output.
+    pub name: String,
+    /// Elements of the output.
+    pub elements: u64,
+    /// Elements compared with the reference; fewer than `elements` where it samples rows.
+    pub compared: u64,
+    /// Elements whose error is not within their bound. NaN is never within a bound.
+    pub failed: u64,
+    /// NaNs among the elements.
+    pub nan: u64,
+    /// Discrete elements that took another of the stated right values (a tie within rounding).
+    pub ties: u64,
+    /// Largest error as a share of its bound; above 1 fails. `None` when not a number or nothing was
+    /// compared.
+    pub worst_share: Option<f64>,
+    /// Root mean square of the error over that of the reference's values.
+    pub relative_rms: Option<f64>,
+    /// The element with the largest share, or the first that failed.
+    pub worst: Option<Element>,
+    /// What a failed output looks like: all zeros, all NaN, shifted by one, …
+    pub looks_like: Option<String>,
+}
+
+/// One compared element.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Element {
+    /// Index along each axis.
+    pub index: Vec<u64>,
+    /// What the kernel gave, as text so that NaN and infinities survive JSON.
+    pub got: String,
+    /// What the reference gave.
+    pub expected: String,
+    /// Permitted absolute error.
+    pub bound: f64,
+}
+
+impl Agreement {
+    /// Compares outputs with what the reference expects. A missing output, an extra one, or one of the
+    /// wrong shape or type is an error: the variant's plan is at fault.
+    ///
+    /// # Errors
+    /// Which output is missing or malformed.
+    pub fn of(got: &Tensors, expected: &Outputs) -> Result<Self, String> {
+        if let Some((name, _)) =
+            got.iter().find(|(name, _)| expected.iter().all(|(known, _)| known != *name))
+        {
+            return Err(format!("the operation has no output '{name}'"));
+        }
+        let compare = |(name, expected): (&str, &Expected)| {
+            let got = got.get(name).ok_or_else(|| format!("output '{name}' is missing"))?;
+            if got.shape() != expected.shape() || got.dtype() != expected.dtype() {
+                return Err(format!(
+                    "output '{name}' is {} {:?}, expected {} {:?}",
+                    got.dtype().name(),
+                    got.shape(),
+                    expected.dtype().name(),
+                    expected.shape()
+                ));
+            }
+            Ok(match expected {
+                Expected::Real(real) => compare_real(name, got, real),
+                Expected::Discrete(discrete) => compare_discrete(name, got, discrete),
+            })
+        };
+        let outputs = expected.iter().map(compare).collect::<Result<_, _>>()?;
+        Ok(Self { outputs, repeatable: true })
+    }
+
+    /// Whether every element is within its bound.
+    pub fn passes(&self) -> bool {
+        self.outputs.iter().all(|output| output.failed == 0)
+    }
+
+    /// Largest error as a share of its bound over all outputs.
+    pub fn worst_share(&self) -> Option<f64> {
+        self.outputs.iter().filter_map(|o| o.worst_share).reduce(f64::max)
+    }
+
+    /// One sentence on what is wrong, for a failed agreement.
+    pub fn complaint(&self) -> Option<String> {
+        let output = self.outputs.iter().find(|output| output.failed > 0)?;
+        let mut text = format!(
+            "output '{}': {} of {} compared elements are wrong ({} NaN)",
+            output.name, output.failed, output.compared, output.nan
+        );
+        if let Some(e) = &output.worst {
+            text += &format!(
+                "; at {:?} got {}, expected {} ± {:.3e}",
+                e.index, e.got, e.expected, e.bound
+            );
+        }
+        if let Some(looks) = &output.looks_like {
+            text += &format!("; the output looks like {looks}");
+        }
+        Some(text)
+    }
+}
+
+/// Position of flat index `flat` along each axis of `shape`.
+fn unravel(mut flat: usize, shape: &[usize]) -> Vec<u64> {
+    let mut index = vec![0; shape.len()];
+    for (slot, &size) in index.iter_mut().zip(shape).rev() {
+        *slot = (flat % size) as u64;
+        flat /= size;
+    }
+    index
+}
+
+/// Error as a share of its bound. Non-finite references must be met exactly; NaN gives infinity.
+fn share(got: f64, value: f64, bound: f64) -> f64 {
+    if !value.is_finite() {
+        return if got == value { 0.0 } else { f64::INFINITY };
+    }
+    let error = (got - value).abs();
+    if !(bound.is_finite() && error <= bound) {
+        return if bound > 0.0 && error.is_finite() { error / bound } else { f64::INFINITY };
+    }
+    if error == 0.0 { 0.0 } else { error / bound }
+}
+
+fn compare_real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreement {
+    let got = tensor.to_f64();
+    let at = |k: usize| expected.at.as_ref().map_or(k, |at| at[k]);
+    let mut worst = (-1.0, 0);
+    let (mut failed, mut error_squares, mut value_squares) = (0, 0.0, 0.0);
+    for (k, (&value, &bound)) in expected.value.iter().zip(&expected.bound).enumerate() {
+        let got = got[at(k)];
+        let share = share(got, value, bound);
+        if share > worst.0 {
+            worst = (share, k);
+        }
+        // Written so that NaN and an infinite bound fail.
+        let within = if value.is_finite() {
+            bound.is_finite() && (got - value).abs() <= bound
+        } else {
+            got == value
+        };
+        failed += u64::from(!within);
+        if value.is_finite() && got.is_finite() {
+            error_squares += (got - value).powi(2);
+            value_squares += value * value;
+        }
+    }
+    // Outside a sample nothing is known of the values but that they are numbers.
+    let nan = got.iter().filter(|v| v.is_nan()).count() as u64;
+    let unsampled_nan = if expected.at.is_some() && failed == 0 { nan } else { 0 };
+    let element = |k: usize| Element {
+        index: unravel(at(k), &expected.shape),
+        got: format!("{:e}", got[at(k)]),
+        expected: format!("{:e}", expected.value[k]),
+        bound: expected.bound[k],
+    };
+    OutputAgreement {
+        name: name.to_string(),
+        elements: got.len() as u64,
+        compared: expected.value.len() as u64,
+        failed: failed + unsampled_nan,
+        nan,
+        ties: 0,
+        worst_share: (worst.0 >= 0.0 && worst.0.is_finite()).then_some(worst.0),
+        relative_rms: (value_squares > 0.0).then(|| (error_squares / value_squares).sqrt()),
+        worst: (!expected.value.is_empty()).then(|| element(worst.1)),
+        looks_like: (failed > 0 && expected.at.is_none())
+            .then(|| looks_like(&got, &expected.value))
+            .flatten(),
+    }
+}
+
+fn compare_discrete(name: &str, tensor: &Tensor, expected: &Discrete) -> OutputAgreement {
+    let got = tensor.to_i64();
+    let (mut failed, mut ties, mut worst) = (0, 0, None);
+    for (k, (&got, &value)) in got.iter().zip(&expected.value).enumerate() {
+        if got == value {
+            continue;
+        }
+        if expected.also.get(&k).is_some_and(|also| also.contains(&got)) {
+            ties += 1;
+            continue;
+        }
+        failed += 1;
+        worst.get_or_insert_with(|| Element {
+            index: unravel(k, &expected.shape),
+            got: got.to_string(),
+            expected: value.to_string(),
+            bound: 0.0,
+        });
+    }
+    let reals: Vec<f64> = got.iter().map(|&v| v as f64).collect();
+    let values: Vec<f64> = expected.value.iter().map(|&v| v as f64).collect();
+    OutputAgreement {
+        name: name.to_string(),
+        elements: got.len() as u64,
+        compared: expected.value.len() as u64,
+        failed,
+        nan: 0,
+        ties,
+        worst_share: (failed == 0 && !got.is_empty()).then_some(0.0),
+        relative_rms: None,
+        worst,
+        looks_like: (failed > 0).then(|| looks_like(&reals, &values)).flatten(),
+    }
+}
+
+/// A guess at how a wrong output came about, from its shape.
+fn looks_like(got: &[f64], value: &[f64]) -> Option<String> {
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-2 * b.abs() + 1e-6 || a == b;
+    let n = got.len();
+    let share_where = |test: &dyn Fn(usize) -> bool| (0..n).filter(|&i| test(i)).count();
+    let finding = |hits: usize, text: &str| (n > 1 && hits * 10 >= n * 9).then(|| text.to_string());
+    finding(share_where(&|i| got[i].is_nan()), "NaN everywhere (never written?)")
+        .or_else(|| finding(share_where(&|i| got[i] == 0.0), "zeros"))
+        .or_else(|| {
+            finding(
+                share_where(&|i| i > 0 && near(got[i], value[i - 1])),
+                "the answer shifted by +1",
+            )
+        })
+        .or_else(|| {
+            finding(
+                share_where(&|i| i + 1 < n && near(got[i], value[i + 1])),
+                "the answer shifted by -1",
+            )
+        })
+        .or_else(|| {
+            finding(share_where(&|i| near(got[i], -value[i])), "the answer with its sign flipped")
+        })
+        .or_else(|| {
+            finding(share_where(&|i| near(got[i], value[n - 1 - i])), "the answer reversed")
+        })
+        .or_else(|| {
+            let head = (0..n).take_while(|&i| near(got[i], value[i])).count();
+            (head > 0 && head < n)
+                .then(|| format!("the answer up to element {head} of {n}, then something else"))
+        })
+}
+
+/// The outputs that a lazy or stale kernel would give, for proving that a case can tell them from the
+/// right answer: zeros, ones, the answer shifted by one element, and the answer reversed.
+pub fn impostors(expected: &Outputs) -> Vec<(&'static str, Tensors)> {
+    let build = |change: &dyn Fn(&[f64]) -> Vec<f64>| {
+        let mut tensors = Tensors::new();
+        for (name, expected) in expected.iter() {
+            let len: usize = expected.shape().iter().product();
+            let mut full = vec![0.5; len];
+            match expected {
+                Expected::Real(Real { at: Some(at), value, .. }) => {
+                    at.iter().zip(value).for_each(|(&i, &v)| full[i] = v);
+                }
+                other => full.copy_from_slice(&other.values()),
+            }
+            let changed = change(&full);
+            let tensor = if expected.dtype().is_float() {
+                Tensor::from_real(expected.dtype(), expected.shape(), &changed)
+            } else {
+                let integers: Vec<i64> = changed.iter().map(|&v| v as i64).collect();
+                Tensor::from_integers(expected.dtype(), expected.shape(), &integers)
+            };
+            tensors.insert(name, tensor);
+        }
+        tensors
+    };
+    vec![
+        ("zeros", build(&|v| vec![0.0; v.len()])),
+        ("ones", build(&|v| vec![1.0; v.len()])),
+        (
+            "shifted",
+            build(&|v| {
+                let mut shifted = v.to_vec();
+                shifted.rotate_right(usize::from(!v.is_empty()));
+                shifted
+            }),
+        ),
+        ("reversed", build(&|v| v.iter().rev().copied().collect())),
+    ]
+}
+
+/// Whether two tensors hold the same bits, NaN payloads included.
+pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    match (a.data(), b.data()) {
+        (Data::F32(a), Data::F32(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
+        }
+        _ => a.dtype() == b.dtype() && a.to_bytes() == b.to_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::arr1;
+    use touchstone_reference::{DType, Tolerance};
+
+    use super::*;
+
+    fn expected(values: &[f64]) -> Outputs {
+        let tolerance = Tolerance { relative: 1e-6, storage: DType::F32 };
+        let value = arr1(values);
+        Outputs::new().with("y", Expected::real(&value, &value.mapv(f64::abs), tolerance))
+    }
+
+    fn got(values: &[f64]) -> Tensors {
+        Tensors::new().with("y", Tensor::from_real(DType::F32, &[values.len()], values))
+    }
+
+    #[test]
+    fn nan_never_passes() {
+        let agreement = Agreement::of(&got(&[1.0, f64::NAN]), &expected(&[1.0, 2.0])).unwrap();
+        assert!(!agreement.passes());
+        assert_eq!((agreement.outputs[0].nan, agreement.outputs[0].failed), (1, 1));
+        // A reference that is itself NaN does not make NaN right.
+        assert!(!Agreement::of(&got(&[f64::NAN]), &expected(&[f64::NAN])).unwrap().passes());
+    }
+
+    #[test]
+    fn infinities_match_by_sign() {
+        let inf = f64::INFINITY;
+        assert!(Agreement::of(&got(&[inf]), &expected(&[inf])).unwrap().passes());
+        assert!(!Agreement::of(&got(&[-inf]), &expected(&[inf])).unwrap().passes());
+        assert!(!Agreement::of(&got(&[1e38]), &expected(&[inf])).unwrap().passes());
+        assert!(!Agreement::of(&got(&[inf]), &expected(&[1.0])).unwrap().passes());
+    }
+
+    #[test]
+    fn one_wrong_element_in_many_fails_and_is_named() {
+        let right: Vec<f64> = (1..=1000).map(f64::from).collect();
+        let mut wrong = right.clone();
+        wrong[617] += 1.0;
+        let agreement = Agreement::of(&got(&wrong), &expected(&right)).unwrap();
+        assert!(!agreement.passes());
+        assert_eq!(agreement.outputs[0].worst.as_ref().unwrap().index, [617]);
+        assert!(agreement.complaint().unwrap().contains("1 of 1000"));
+    }
+
+    #[test]
+    fn wrong_shape_missing_and_extra_outputs_are_errors() {
+        assert!(Agreement::of(&got(&[1.0]), &expected(&[1.0, 2.0])).is_err());
+        assert!(Agreement::of(&Tensors::new(), &expected(&[1.0])).is_err());
+        let extra = got(&[1.0]).with("z", Tensor::from_real(DType::F32, &[0], &[]));
+        assert!(Agreement::of(&extra, &expected(&[1.0])).is_err());
+    }
+
+    #[test]
+    fn unsampled_elements_must_still_be_numbers() {
+        let tolerance = Tolerance { relative: 0.0, storage: DType::F32 };
+        let outputs =
+            Outputs::new().with("y", Expected::sampled(&[3], &[(1, 2.0, 2.0)], tolerance));
+        assert!(Agreement::of(&got(&[7.0, 2.0, 9.0]), &outputs).unwrap().passes());
+        assert!(!Agreement::of(&got(&[7.0, 2.0, f64::NAN]), &outputs).unwrap().passes());
+        assert!(!Agreement::of(&got(&[7.0, 2.5, 9.0]), &outputs).unwrap().passes());
+    }
+
+    #[test]
+    fn failures_say_what_they_look_like() {
+        let right: Vec<f64> = (1..50).map(|i| f64::from(i * i % 37 + 1)).collect();
+        for (name, impostor) in impostors(&expected(&right)) {
+            let agreement = Agreement::of(&impostor, &expected(&right)).unwrap();
+            assert!(!agreement.passes(), "{name} passes");
+        }
+        let zeros = Agreement::of(&got(&vec![0.0; 49]), &expected(&right)).unwrap();
+        assert_eq!(zeros.outputs[0].looks_like.as_deref(), Some("zeros"));
+    }
+}

@@ -1,0 +1,295 @@
+//! Records: all that leaves `bench/`. One JSON object a line.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{agreement::Agreement, environment::Environment};
+
+/// Version of the record format. Readers refuse any other.
+pub const SCHEMA: u32 = 1;
+
+/// One case, computed by one variant, in one environment, with what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name of the workload that asked: unique together with the algorithm.
+    pub workload: String,
+    /// The case's text id; `touchstone check 'ID'` replays it.
+    pub case: String,
+    /// Where the inputs came from: `drawn` from the case's seed, or a named source with its hash.
+    pub inputs: String,
+    /// The variant: `reference` (CPU), one of ours, or a peer (`peer:pytorch-eager`).
+    pub variant: String,
+    /// What ran it.
+    pub executor: Executor,
+    /// Where it ran.
+    pub environment: Environment,
+    /// The work by formula, when the inputs could be made.
+    pub work: Option<WorkRecord>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What ran a variant.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Executor {
+    /// The host processor.
+    Cpu,
+    /// A CUDA device.
+    Cuda,
+}
+
+/// Work of the case by formula; see `touchstone_reference::Work`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkRecord {
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Compulsory memory traffic in bytes.
+    pub bytes: f64,
+    /// Items processed.
+    pub items: f64,
+    /// Unit of the items, plural.
+    pub item_unit: String,
+    /// Whether tensor cores can do the flops.
+    pub matrix: bool,
+}
+
+/// What came of a case. A wrong result cannot carry a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Outcome {
+    /// Proven right, then timed.
+    Measured {
+        /// Agreement with the reference before timing.
+        agreement: Agreement,
+        /// The timings.
+        measurement: Measurement,
+    },
+    /// Proven right; not timed.
+    Checked {
+        /// Agreement with the reference.
+        agreement: Agreement,
+    },
+    /// Ran, and is wrong.
+    Wrong {
+        /// Agreement with the reference, when outputs could be compared.
+        agreement: Option<Agreement>,
+        /// What is wrong, in words.
+        complaint: String,
+    },
+    /// Did not run, and need not have.
+    Skipped {
+        /// Why.
+        reason: String,
+    },
+    /// Should have run and could not.
+    Failed {
+        /// What went wrong.
+        error: String,
+    },
+}
+
+/// Timings of one variant on one case.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Measurement {
+    /// The clock: `CUDA events`, `CUDA graph of N`, or `host monotonic`.
+    pub clock: String,
+    /// Samples with the L2 cache flushed before each, in nanoseconds, in the order taken.
+    pub cold_ns: Vec<f64>,
+    /// Samples with whatever the run before left in the caches.
+    pub warm_ns: Vec<f64>,
+    /// How many samples were taken while the device throttled; they are left out above.
+    pub throttled: u32,
+    /// Most device memory held at once by the variant's buffers, workspace included, in bytes. On the CPU: the
+    /// bytes of inputs and outputs.
+    pub peak_bytes: u64,
+    /// Bytes of that which are workspace: what the variant pays for its speed.
+    pub workspace_bytes: u64,
+    /// Registers, spills and shared memory of each kernel, as the driver loaded it.
+    pub kernels: Vec<KernelResources>,
+    /// Set when the figure is above what the device can do: then it is invalid, not fast.
+    pub above_limit: bool,
+}
+
+/// What one kernel takes of a multiprocessor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KernelResources {
+    /// `extern "C"` name.
+    pub symbol: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Local memory of a thread in bytes: spills and stack.
+    pub local_bytes: u32,
+    /// Static and dynamic shared memory of a block in bytes.
+    pub shared_bytes: u32,
+}
+
+/// Quartiles of a set of samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quartiles {
+    /// 25th percentile.
+    pub q1: f64,
+    /// Median.
+    pub median: f64,
+    /// 75th percentile.
+    pub q3: f64,
+}
+
+/// Quartiles of `samples` by linear interpolation; `None` when there are none.
+pub fn quartiles(samples: &[f64]) -> Option<Quartiles> {
+    if samples.is_empty() {
+        return None;
+    }
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let position = share * (sorted.len() - 1) as f64;
+        let (low, high) = (position.floor() as usize, position.ceil() as usize);
+        sorted[low] + (sorted[high] - sorted[low]) * (position - low as f64)
+    };
+    Some(Quartiles { q1: at(0.25), median: at(0.5), q3: at(0.75) })
+}
+
+impl Measurement {
+    /// The samples that count for comparison: cold ones where there are any.
+    pub fn samples_ns(&self) -> &[f64] {
+        if self.cold_ns.is_empty() { &self.warm_ns } else { &self.cold_ns }
+    }
+
+    /// Median of [`Measurement::samples_ns`].
+    pub fn median_ns(&self) -> Option<f64> {
+        quartiles(self.samples_ns()).map(|q| q.median)
+    }
+}
+
+impl Record {
+    /// The operation the case names.
+    pub fn op(&self) -> &str {
+        self.case.split(':').next().unwrap_or(&self.case)
+    }
+
+    /// The algorithm: the part of the operation before the dot.
+    pub fn vertical(&self) -> &str {
+        self.op().split('.').next().unwrap_or("")
+    }
+
+    /// What identifies the same question in another run: executor, variant, inputs and case.
+    pub fn key(&self) -> (Executor, &str, &str, &str) {
+        (self.executor, &self.variant, &self.inputs, &self.case)
+    }
+
+    /// The measurement, if it was measured.
+    pub fn measurement(&self) -> Option<&Measurement> {
+        match &self.outcome {
+            Outcome::Measured { measurement, .. } => Some(measurement),
+            _ => None,
+        }
+    }
+
+    /// The agreement, if outputs were compared.
+    pub fn agreement(&self) -> Option<&Agreement> {
+        match &self.outcome {
+            Outcome::Measured { agreement, .. } | Outcome::Checked { agreement } => Some(agreement),
+            Outcome::Wrong { agreement, .. } => agreement.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// Appends records to a file as they are made, so that a killed run loses none that was finished.
+#[derive(Debug)]
+pub struct Writer {
+    file: File,
+    path: PathBuf,
+}
+
+impl Writer {
+    /// Creates a new records file.
+    ///
+    /// # Errors
+    /// If it exists already (nothing is overwritten) or cannot be created.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(path).with_context(|| {
+                format!("cannot create {} (it is not overwritten)", path.display())
+            })?;
+        Ok(Self { file, path: path.to_path_buf() })
+    }
+
+    /// Appends one record as one line.
+    ///
+    /// # Errors
+    /// If writing fails.
+    pub fn write(&mut self, record: &Record) -> anyhow::Result<()> {
+        let mut line = serde_json::to_string(record)?;
+        line.push('\n');
+        self.file
+            .write_all(line.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// Reads a records file, or every `*.jsonl` in a folder, in order of name.
+///
+/// # Errors
+/// Names file and line of the first record that is malformed or of another schema version.
+pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
+    if path.is_dir() {
+        let mut files: Vec<_> = std::fs::read_dir(path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|file| file.extension().is_some_and(|e| e == "jsonl"))
+            .collect();
+        files.sort();
+        if files.is_empty() {
+            bail!("{}: no records (*.jsonl) in this folder", path.display());
+        }
+        return files
+            .iter()
+            .map(|file| read(file))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|all| all.concat());
+    }
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut records = Vec::new();
+    for (number, line) in BufReader::new(file).lines().enumerate() {
+        let at = || format!("{}:{}", path.display(), number + 1);
+        let line = line.with_context(at)?;
+        if !line.trim().is_empty() {
+            records.push(parse(&line).with_context(at)?);
+        }
+    }
+    if records.is_empty() {
+        bail!("{}: no records in this file", path.display());
+    }
+    Ok(records)
+}
+
+/// Reads one line.
+fn parse(line: &str) -> anyhow::Result<Record> {
+    #[derive(Deserialize)]
+    struct Version {
+        schema: u32,
+    }
+    let version: Version = serde_json::from_str(line).context("not a record")?;
+    if version.schema != SCHEMA {
+        bail!("record of schema version {}; this build reads {SCHEMA}", version.schema);
+    }
+    serde_json::from_str(line).context("malformed record")
+}
