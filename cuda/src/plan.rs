@@ -164,7 +164,8 @@ impl Plan {
     /// A buffer that holds a table which the variant derived from the inputs on the host (a sorted or
     /// hashed layout, say): like an input, uploaded once, but not one of the operation's inputs.
     pub fn table(&mut self, name: &str, tensor: Tensor) -> BufferId {
-        self.buffer(name, tensor.dtype(), &tensor.shape().to_vec(), Role::Input(tensor))
+        let shape = tensor.shape().to_vec();
+        self.buffer(name, tensor.dtype(), &shape, Role::Input(tensor))
     }
 
     /// A buffer for the output of that name.

@@ -1,0 +1,111 @@
+//! A device buffer between two canaries.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result};
+
+/// Bytes of canary on each side: a stray vector store of a whole warp still lands in it.
+const GUARD_BYTES: usize = 1024;
+const CANARY: u8 = 0xA5;
+
+/// What outputs and scratch hold before a run. A kernel that leaves an element unwritten shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// NaN in every float type, −1 in every integer type.
+    Nan,
+    /// Huge finite values in f32 and bf16, NaN in f16, large positive integers.
+    Huge,
+}
+
+impl Poison {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Nan => 0xFF,
+            Self::Huge => 0x7F,
+        }
+    }
+}
+
+/// One allocation: canary, payload, canary. The payload starts at a multiple of 256 bytes and the
+/// second canary right behind its last byte.
+pub(super) struct Guarded {
+    memory: CudaSlice<u8>,
+    bytes: usize,
+}
+
+impl Guarded {
+    /// Allocates `bytes` of payload and writes the canaries.
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+        // SAFETY: every byte is written before it is read: canaries here, the payload by upload or poison.
+        let memory = unsafe { stream.alloc::<u8>(bytes + 2 * GUARD_BYTES) }?;
+        let guarded = Self { memory, bytes };
+        guarded.set(stream, 0, GUARD_BYTES, CANARY)?;
+        guarded.set(stream, GUARD_BYTES + bytes, GUARD_BYTES, CANARY)?;
+        Ok(guarded)
+    }
+
+    /// Device address of the payload.
+    pub fn address(&self, stream: &CudaStream) -> u64 {
+        self.memory.device_ptr(stream).0 + GUARD_BYTES as u64
+    }
+
+    /// Sets `count` bytes from `offset` of the whole allocation.
+    fn set(
+        &self,
+        stream: &CudaStream,
+        offset: usize,
+        count: usize,
+        byte: u8,
+    ) -> Result<(), DriverError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let address = self.memory.device_ptr(stream).0 + offset as u64;
+        // SAFETY: offset + count is within the allocation by construction of the callers.
+        unsafe { result::memset_d8_async(address, byte, count, stream.cu_stream()) }
+    }
+
+    /// Sets every byte of the payload.
+    pub fn fill(&self, stream: &CudaStream, byte: u8) -> Result<(), DriverError> {
+        self.set(stream, GUARD_BYTES, self.bytes, byte)
+    }
+
+    /// Poisons the payload.
+    pub fn poison(&self, stream: &CudaStream, poison: Poison) -> Result<(), DriverError> {
+        self.fill(stream, poison.byte())
+    }
+
+    /// Copies `bytes` into the payload.
+    pub fn upload(&mut self, stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<(), DriverError> {
+        assert_eq!(bytes.len(), self.bytes, "upload of another size");
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut payload = self.memory.slice_mut(GUARD_BYTES..GUARD_BYTES + bytes.len());
+        stream.memcpy_htod(bytes, &mut payload)
+    }
+
+    /// Copies the payload to the host.
+    pub fn download(&self, stream: &Arc<CudaStream>) -> Result<Vec<u8>, DriverError> {
+        if self.bytes == 0 {
+            return Ok(Vec::new());
+        }
+        stream.clone_dtoh(&self.memory.slice(GUARD_BYTES..GUARD_BYTES + self.bytes))
+    }
+
+    /// Which canary was overwritten, if one was: the side and how many bytes of it.
+    pub fn breach(&self, stream: &Arc<CudaStream>) -> Result<Option<String>, DriverError> {
+        let damaged = |from: usize| -> Result<usize, DriverError> {
+            let bytes = stream.clone_dtoh(&self.memory.slice(from..from + GUARD_BYTES))?;
+            stream.synchronize()?;
+            Ok(bytes.iter().filter(|&&byte| byte != CANARY).count())
+        };
+        let (before, after) = (damaged(0)?, damaged(GUARD_BYTES + self.bytes)?);
+        Ok(match (before, after) {
+            (0, 0) => None,
+            (0, after) => Some(format!("{after} bytes written past its end")),
+            (before, 0) => Some(format!("{before} bytes written before its start")),
+            (before, after) => Some(format!("{before} bytes written before and {after} past it")),
+        })
+    }
+}

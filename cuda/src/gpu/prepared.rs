@@ -1,0 +1,362 @@
+//! A plan made ready on a device. Verification and timing use this very object.
+
+use std::ffi::c_void;
+
+use anyhow::{Context, anyhow, bail};
+use cudarc::driver::{CudaFunction, CudaGraph, result, sys};
+use touchstone_reference::{Tensor, Tensors};
+
+use super::{Gpu, Poison, describe, guarded::Guarded};
+use crate::plan::{Arg, Launch, Plan, Role, Step};
+
+/// The device has too little memory for a plan: a reason to skip a case, not a failure.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("needs {needed_bytes} bytes of device memory, {free_bytes} are free")]
+pub struct OutOfMemory {
+    /// What the plan's buffers take.
+    pub needed_bytes: usize,
+    /// What the device had left.
+    pub free_bytes: usize,
+}
+
+/// State of the L2 cache before a timed run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Flushed before every sample.
+    Cold,
+    /// As the run before left it.
+    Warm,
+}
+
+/// Samples and how they were taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// Time of one run in nanoseconds, sample by sample.
+    pub samples_ns: Vec<f64>,
+    /// Runs in each sample.
+    pub runs: usize,
+    /// Samples left out because the device throttled.
+    pub throttled: usize,
+}
+
+/// What a kernel takes of a multiprocessor, as the driver loaded it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelResources {
+    /// Name of the kernel.
+    pub symbol: String,
+    /// Registers of a thread.
+    pub registers: usize,
+    /// Local memory of a thread in bytes: spills and stack.
+    pub local_bytes: usize,
+    /// Static and dynamic shared memory of a block in bytes.
+    pub shared_bytes: usize,
+}
+
+enum Ready {
+    Launch(CudaFunction, Launch),
+    Fill(usize, u8),
+}
+
+/// Uploaded inputs, guarded outputs and scratch, and the loaded kernels of one plan.
+pub struct Prepared<'g> {
+    gpu: &'g Gpu,
+    plan: &'g Plan,
+    buffers: Vec<Guarded>,
+    steps: Vec<Ready>,
+}
+
+impl std::fmt::Debug for Prepared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("plan", self.plan).finish_non_exhaustive()
+    }
+}
+
+/// What is kept free for the driver, modules and the cache flush.
+const RESERVE_BYTES: usize = 512 << 20;
+
+impl Gpu {
+    /// Allocates and uploads what `plan` needs and loads its kernels.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] (to be downcast) when the device is too small; else the driver's error.
+    pub fn prepare<'g>(&'g self, plan: &'g Plan) -> anyhow::Result<Prepared<'g>> {
+        let (free_bytes, _) = self.context.mem_get_info().map_err(|e| anyhow!(describe(&e)))?;
+        let needed_bytes = plan.bytes();
+        if needed_bytes + RESERVE_BYTES > free_bytes {
+            return Err(OutOfMemory { needed_bytes, free_bytes }.into());
+        }
+        let mut buffers = Vec::new();
+        for buffer in plan.buffers() {
+            let mut guarded = Guarded::new(&self.stream, buffer.bytes())
+                .map_err(|e| anyhow!(describe(&e)))
+                .with_context(|| format!("allocating '{}'", buffer.name))?;
+            if let Role::Input(tensor) = &buffer.role {
+                guarded
+                    .upload(&self.stream, &tensor.to_bytes())
+                    .map_err(|e| anyhow!(describe(&e)))?;
+            }
+            buffers.push(guarded);
+        }
+        let steps = plan.steps().iter().filter_map(|step| self.ready(step).transpose());
+        let steps = steps.collect::<anyhow::Result<_>>()?;
+        self.synchronize()?;
+        Ok(Prepared { gpu: self, plan, buffers, steps })
+    }
+
+    /// Loads the kernel of a step; `None` for a launch of no blocks.
+    fn ready(&self, step: &Step) -> anyhow::Result<Option<Ready>> {
+        let launch = match step {
+            Step::Fill(buffer, byte) => return Ok(Some(Ready::Fill(buffer.0, *byte))),
+            Step::Launch(launch) if launch.grid.contains(&0) => return Ok(None),
+            Step::Launch(launch) => launch,
+        };
+        let function = self.function(launch.module, &launch.symbol)?;
+        if launch.shared_bytes > 48 << 10 {
+            if launch.shared_bytes as usize > self.properties().shared_bytes {
+                bail!(
+                    "kernel '{}' needs {} bytes of shared memory, the device has {}",
+                    launch.symbol,
+                    launch.shared_bytes,
+                    self.properties().shared_bytes
+                );
+            }
+            let attribute =
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function
+                .set_attribute(attribute, launch.shared_bytes as i32)
+                .map_err(|e| anyhow!("kernel '{}': {}", launch.symbol, describe(&e)))?;
+        }
+        Ok(Some(Ready::Launch(function, launch.clone())))
+    }
+}
+
+impl Prepared<'_> {
+    /// Poisons outputs and scratch.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn poison(&self, poison: Poison) -> anyhow::Result<()> {
+        for (buffer, guarded) in self.plan.buffers().iter().zip(&self.buffers) {
+            if !matches!(buffer.role, Role::Input(_)) {
+                guarded.poison(&self.gpu.stream, poison).map_err(|e| anyhow!(describe(&e)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enqueues every step once.
+    ///
+    /// # Errors
+    /// The driver's, naming the kernel.
+    pub fn run(&self) -> anyhow::Result<()> {
+        for step in &self.steps {
+            match step {
+                Ready::Fill(buffer, byte) => self.buffers[*buffer]
+                    .fill(&self.gpu.stream, *byte)
+                    .map_err(|e| anyhow!("fill: {}", describe(&e)))?,
+                Ready::Launch(function, launch) => self
+                    .launch(function, launch)
+                    .map_err(|e| anyhow!("kernel '{}': {}", launch.symbol, describe(&e)))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(
+        &self,
+        function: &CudaFunction,
+        launch: &Launch,
+    ) -> Result<(), cudarc::driver::DriverError> {
+        let stream = &self.gpu.stream;
+        // Every argument in the low bytes of a word of its own: little-endian, so 4-byte ones fit too.
+        let mut words: Vec<u64> = launch
+            .args
+            .iter()
+            .map(|arg| match *arg {
+                Arg::Buffer(id, offset) => self.buffers[id.0].address(stream) + offset as u64,
+                Arg::Null => 0,
+                Arg::I32(value) => u64::from(value as u32),
+                Arg::U32(value) => u64::from(value),
+                Arg::I64(value) => value as u64,
+                Arg::U64(value) => value,
+                Arg::F32(value) => u64::from(value.to_bits()),
+                Arg::F64(value) => value.to_bits(),
+            })
+            .collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+        let dims = |[x, y, z]: [u32; 3]| (x, y, z);
+        // SAFETY: the plan states the kernel's own signature; the harness checks what it writes.
+        unsafe {
+            result::launch_kernel(
+                function.cu_function(),
+                dims(launch.grid),
+                dims(launch.block),
+                launch.shared_bytes,
+                stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+    }
+
+    /// Downloads the outputs.
+    ///
+    /// # Errors
+    /// The driver's, the error of a failed kernel included.
+    pub fn outputs(&self) -> anyhow::Result<Tensors> {
+        let mut outputs = Tensors::new();
+        for (buffer, guarded) in self.plan.buffers().iter().zip(&self.buffers) {
+            if buffer.role == Role::Output {
+                let bytes =
+                    guarded.download(&self.gpu.stream).map_err(|e| anyhow!(describe(&e)))?;
+                self.gpu.synchronize()?;
+                outputs
+                    .insert(&buffer.name, Tensor::from_bytes(buffer.dtype, &buffer.shape, &bytes));
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// What the kernels damaged: canaries overwritten and inputs changed.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn damage(&self) -> anyhow::Result<Option<String>> {
+        let stream = &self.gpu.stream;
+        for (buffer, guarded) in self.plan.buffers().iter().zip(&self.buffers) {
+            let breach = guarded.breach(stream).map_err(|e| anyhow!(describe(&e)))?;
+            if let Some(breach) = breach {
+                return Ok(Some(format!("buffer '{}': {breach}", buffer.name)));
+            }
+            if let Role::Input(tensor) = &buffer.role {
+                let bytes = guarded.download(stream).map_err(|e| anyhow!(describe(&e)))?;
+                self.gpu.synchronize()?;
+                if bytes != tensor.to_bytes() {
+                    return Ok(Some(format!("input '{}' was changed", buffer.name)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Registers, local and shared memory of each kernel of the plan.
+    pub fn resources(&self) -> Vec<KernelResources> {
+        use sys::CUfunction_attribute::*;
+        let mut all: Vec<KernelResources> = Vec::new();
+        for step in &self.steps {
+            let Ready::Launch(function, launch) = step else { continue };
+            if all.iter().any(|known| known.symbol == launch.symbol) {
+                continue;
+            }
+            // SAFETY: the handle is alive as long as `function`.
+            let get = |which| unsafe {
+                result::function::get_function_attribute(function.cu_function(), which)
+                    .map_or(0, |value| value as usize)
+            };
+            all.push(KernelResources {
+                symbol: launch.symbol.clone(),
+                registers: get(CU_FUNC_ATTRIBUTE_NUM_REGS),
+                local_bytes: get(CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES),
+                shared_bytes: get(CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)
+                    + launch.shared_bytes as usize,
+            });
+        }
+        all
+    }
+
+    /// Times `samples` runs after a warm-up. Cold samples are one run each behind a flush of the L2
+    /// cache, whose own time covers the enqueueing; warm ones are replays of a graph of several runs
+    /// when a run is short, so that launch overhead does not count.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn time(&self, cache: Cache, samples: usize) -> anyhow::Result<Timing> {
+        let once_ns = self.warm_up()?;
+        let runs = match cache {
+            Cache::Cold => 1,
+            Cache::Warm => ((200e3 / once_ns).ceil() as usize).clamp(1, 64),
+        };
+        let graph = self.capture(runs)?;
+        let flush = match cache {
+            Cache::Cold => Some(self.flush_buffer()?),
+            Cache::Warm => None,
+        };
+        let mut timing = Timing { runs, ..Timing::default() };
+        for _ in 0..samples {
+            if let Some(flush) = &flush {
+                flush.fill(&self.gpu.stream, 0x3C).map_err(|e| anyhow!(describe(&e)))?;
+            }
+            let ns = self.between_events(|| self.replay(graph.as_ref(), runs))? / runs as f64;
+            if self.gpu.is_throttled() {
+                timing.throttled += 1;
+            } else {
+                timing.samples_ns.push(ns);
+            }
+        }
+        Ok(timing)
+    }
+
+    /// Runs until times settle and returns the last time in nanoseconds.
+    fn warm_up(&self) -> anyhow::Result<f64> {
+        let mut once_ns = 0.0;
+        for _ in 0..3 {
+            once_ns = self.between_events(|| self.run())?;
+        }
+        Ok(once_ns.max(1.0))
+    }
+
+    /// A graph of `runs` runs; `None` for plans so short that direct launches keep the device busy.
+    fn capture(&self, runs: usize) -> anyhow::Result<Option<CudaGraph>> {
+        if runs == 1 && self.steps.len() <= 4 || self.steps.is_empty() {
+            return Ok(None);
+        }
+        let stream = &self.gpu.stream;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(|e| anyhow!(describe(&e)))?;
+        let ran = (0..runs).try_for_each(|_| self.run());
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(flags).map_err(|e| anyhow!("capture: {}", describe(&e)))?;
+        ran?;
+        if let Some(graph) = &graph {
+            graph.upload().map_err(|e| anyhow!(describe(&e)))?;
+            self.gpu.synchronize()?;
+        }
+        Ok(graph)
+    }
+
+    fn replay(&self, graph: Option<&CudaGraph>, runs: usize) -> anyhow::Result<()> {
+        match graph {
+            Some(graph) => graph.launch().map_err(|e| anyhow!(describe(&e))),
+            None => (0..runs).try_for_each(|_| self.run()),
+        }
+    }
+
+    fn flush_buffer(&self) -> anyhow::Result<Guarded> {
+        Guarded::new(&self.gpu.stream, (2 * self.gpu.properties().l2_bytes).max(32 << 20))
+            .map_err(|e| anyhow!("cache flush buffer: {}", describe(&e)))
+    }
+
+    /// Time that `work` takes on the device between two events, in nanoseconds.
+    fn between_events(&self, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+        self.gpu.between_events(work)
+    }
+}
+
+impl Gpu {
+    /// Time that `work`, enqueued on this device's stream, takes between two events, in nanoseconds.
+    pub(super) fn between_events(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<f64> {
+        let record = || {
+            let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            self.stream.record_event(timed).map_err(|e| anyhow!(describe(&e)))
+        };
+        let start = record()?;
+        work()?;
+        let end = record()?;
+        self.synchronize()?;
+        let ms = start.elapsed_ms(&end).map_err(|e| anyhow!(describe(&e)))?;
+        Ok(f64::from(ms) * 1e6)
+    }
+}
