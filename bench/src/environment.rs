@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use touchstone_cuda::Gpu;
 
 /// The machine, software and source revision behind a record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,4 +59,55 @@ pub struct Limits {
     pub exp2_per_s: f64,
     /// Scattered f32 atomic additions per second over a 256 MiB array.
     pub atomics_per_s: f64,
+}
+
+impl Environment {
+    /// The host this runs on, now, without a device.
+    pub fn of_host() -> Self {
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        Self {
+            date: now,
+            touchstone: env!("CARGO_PKG_VERSION").into(),
+            revision: env!("TOUCHSTONE_REVISION").into(),
+            cpu: cpu_model().unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cpu_threads: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            device: None,
+        }
+    }
+
+    /// Adds the device, with its limits when they are to be measured.
+    ///
+    /// # Errors
+    /// If measuring the limits fails.
+    pub fn describe_device(&mut self, gpu: &Gpu, measure_limits: bool) -> anyhow::Result<()> {
+        let properties = gpu.properties();
+        let limits = measure_limits.then(|| gpu.limits()).transpose()?;
+        let (sm_clock_mhz, max_sm_clock_mhz) = gpu.sm_clock_mhz();
+        self.device = Some(Device {
+            name: properties.name.clone(),
+            compute: format!("{}.{}", properties.compute.0, properties.compute.1),
+            driver: properties.driver.clone().unwrap_or_else(|| "unknown".into()),
+            cuda: format!("{}.{}", properties.cuda / 1000, properties.cuda % 1000 / 10),
+            multiprocessors: properties.multiprocessors as u32,
+            memory_bytes: properties.memory_bytes as u64,
+            l2_bytes: properties.l2_bytes as u64,
+            sm_clock_mhz,
+            max_sm_clock_mhz,
+            limits: limits.map(|measured| Limits {
+                copy_bytes_per_s: measured.copy_bytes_per_s,
+                f32_flops_per_s: measured.f32_flops_per_s,
+                matrix_flops_per_s: measured.matrix_flops_per_s,
+                exp2_per_s: measured.exp2_per_s,
+                atomics_per_s: measured.atomics_per_s,
+            }),
+        });
+        Ok(())
+    }
+}
+
+/// The processor's model name as Linux tells it.
+fn cpu_model() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
 }

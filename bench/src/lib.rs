@@ -2,8 +2,16 @@
 
 pub mod agreement;
 pub mod environment;
+pub mod measure;
 pub mod record;
+pub mod run;
+pub mod verify;
+pub mod workload;
 
 pub use agreement::Agreement;
 pub use environment::{Device, Environment, Limits};
+pub use measure::Effort;
 pub use record::{Executor, Measurement, Outcome, Record};
+pub use run::{Runner, Task};
+pub use verify::Problem;
+pub use workload::{Tier, Workload};

@@ -286,7 +286,7 @@ impl Prepared<'_> {
             if let Some(flush) = &flush {
                 flush.fill(&self.gpu.stream, 0x3C).map_err(|e| anyhow!(describe(&e)))?;
             }
-            let ns = self.between_events(|| self.replay(graph.as_ref(), runs))? / runs as f64;
+            let ns = self.gpu.between_events(|| self.replay(graph.as_ref(), runs))? / runs as f64;
             if self.gpu.is_throttled() {
                 timing.throttled += 1;
             } else {
@@ -296,11 +296,19 @@ impl Prepared<'_> {
         Ok(timing)
     }
 
+    /// Time of `runs` runs in a row, in nanoseconds.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn elapsed_ns(&self, runs: usize) -> anyhow::Result<f64> {
+        self.gpu.between_events(|| (0..runs).try_for_each(|_| self.run()))
+    }
+
     /// Runs until times settle and returns the last time in nanoseconds.
     fn warm_up(&self) -> anyhow::Result<f64> {
         let mut once_ns = 0.0;
         for _ in 0..3 {
-            once_ns = self.between_events(|| self.run())?;
+            once_ns = self.gpu.between_events(|| self.run())?;
         }
         Ok(once_ns.max(1.0))
     }
@@ -334,11 +342,6 @@ impl Prepared<'_> {
     fn flush_buffer(&self) -> anyhow::Result<Guarded> {
         Guarded::new(&self.gpu.stream, (2 * self.gpu.properties().l2_bytes).max(32 << 20))
             .map_err(|e| anyhow!("cache flush buffer: {}", describe(&e)))
-    }
-
-    /// Time that `work` takes on the device between two events, in nanoseconds.
-    fn between_events(&self, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-        self.gpu.between_events(work)
     }
 }
 

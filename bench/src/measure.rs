@@ -1,0 +1,105 @@
+//! How long a proven variant takes, and how much memory.
+
+use std::time::{Duration, Instant};
+
+use touchstone_cuda::{
+    Plan,
+    gpu::{Cache, Prepared},
+};
+use touchstone_reference::Work;
+
+use crate::{
+    environment::Limits,
+    record::{KernelResources, Measurement, quartiles},
+    verify::Problem,
+};
+
+/// How many samples to take.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Samples of each series on a GPU.
+    pub gpu_samples: usize,
+    /// Most samples of a reference on the CPU.
+    pub cpu_samples: usize,
+    /// Time after which no further CPU sample is begun.
+    pub cpu_budget: Duration,
+}
+
+impl Effort {
+    /// For the default run: enough for quartiles.
+    pub const QUICK: Self =
+        Self { gpu_samples: 15, cpu_samples: 7, cpu_budget: Duration::from_millis(300) };
+    /// For runs that are recorded.
+    pub const FULL: Self =
+        Self { gpu_samples: 31, cpu_samples: 15, cpu_budget: Duration::from_secs(2) };
+}
+
+/// Times a prepared plan, cold and warm.
+///
+/// # Errors
+/// The driver's.
+pub fn cuda(
+    prepared: &Prepared<'_>,
+    plan: &Plan,
+    work: &Work,
+    limits: Option<&Limits>,
+    effort: Effort,
+) -> anyhow::Result<Measurement> {
+    let cold = prepared.time(Cache::Cold, effort.gpu_samples)?;
+    let warm = prepared.time(Cache::Warm, effort.gpu_samples)?;
+    let kernels = prepared.resources().into_iter().map(|k| KernelResources {
+        symbol: k.symbol,
+        registers: k.registers as u32,
+        local_bytes: k.local_bytes as u32,
+        shared_bytes: k.shared_bytes as u32,
+    });
+    Ok(Measurement {
+        clock: format!("CUDA events; warm: {} runs a sample", warm.runs),
+        above_limit: is_above_limit(&cold.samples_ns, work, limits),
+        throttled: (cold.throttled + warm.throttled) as u32,
+        cold_ns: cold.samples_ns,
+        warm_ns: warm.samples_ns,
+        peak_bytes: plan.bytes() as u64,
+        workspace_bytes: plan.scratch_bytes() as u64,
+        kernels: kernels.collect(),
+    })
+}
+
+/// Whether a cold median is faster than the compulsory bytes can move: then the measurement is wrong, or
+/// the inputs never left the cache.
+fn is_above_limit(cold_ns: &[f64], work: &Work, limits: Option<&Limits>) -> bool {
+    // The limit itself is measured; a few per cent are within its own scatter.
+    const SLACK: f64 = 1.1;
+    match (quartiles(cold_ns), limits) {
+        (Some(q), Some(limits)) => work.bytes / (q.median * 1e-9) > SLACK * limits.copy_bytes_per_s,
+        _ => false,
+    }
+}
+
+/// Times the naive reference on the CPU; every sample computes the whole answer.
+///
+/// # Errors
+/// If the case is refused, which [`Problem::new`] has already ruled out.
+pub fn reference(problem: &Problem, effort: Effort) -> anyhow::Result<Measurement> {
+    let begin = Instant::now();
+    let mut warm_ns = Vec::new();
+    while warm_ns.len() < effort.cpu_samples
+        && (warm_ns.is_empty() || begin.elapsed() < effort.cpu_budget)
+    {
+        let start = Instant::now();
+        let outputs = problem.operation.reference(&problem.case, &problem.inputs)?;
+        warm_ns.push(start.elapsed().as_secs_f64() * 1e9);
+        std::hint::black_box(outputs);
+    }
+    let outputs: usize = problem
+        .expected
+        .iter()
+        .map(|(_, e)| e.shape().iter().product::<usize>() * e.dtype().bytes())
+        .sum();
+    Ok(Measurement {
+        clock: "host monotonic".into(),
+        warm_ns,
+        peak_bytes: (problem.inputs.bytes() + outputs) as u64,
+        ..Measurement::default()
+    })
+}

@@ -1,0 +1,207 @@
+//! Runs cases through every variant and makes records of what came of it.
+
+use touchstone_cuda::{Gpu, Variant, variants};
+use touchstone_reference::{Case, Expected, Work};
+
+use crate::{
+    agreement::Agreement,
+    environment::Environment,
+    measure::{self, Effort},
+    record::{Executor, Outcome, Record, SCHEMA, WorkRecord},
+    verify::{self, Problem, Verdict},
+};
+
+/// What to do with each case.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// Verify only.
+    Check,
+    /// Verify, then measure.
+    Measure(Effort),
+}
+
+/// Runs cases in one environment.
+#[derive(Debug)]
+pub struct Runner {
+    gpu: Result<Gpu, String>,
+    environment: Environment,
+    /// Whether the naive references are timed too. They are not beside a GPU's sampled large cases.
+    pub time_references: bool,
+    /// Only variants whose name contains this; `reference` is one.
+    pub only_variant: Option<String>,
+}
+
+impl Runner {
+    /// A runner on device `ordinal`, or without a GPU when there is none.
+    ///
+    /// # Errors
+    /// If the device's limits cannot be measured.
+    pub fn new(ordinal: usize, measure_limits: bool) -> anyhow::Result<Self> {
+        let gpu = Gpu::open(ordinal).map_err(|absent| absent.to_string());
+        let mut environment = Environment::of_host();
+        if let Ok(gpu) = &gpu {
+            environment.describe_device(gpu, measure_limits)?;
+        }
+        Ok(Self { gpu, environment, time_references: true, only_variant: None })
+    }
+
+    /// The environment that records carry.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The GPU, or why there is none.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn gpu(&self) -> Result<&Gpu, &str> {
+        self.gpu.as_ref().map_err(String::as_str)
+    }
+
+    /// All variants of a case's operation that [`Runner::only_variant`] lets through.
+    fn variants_of(&self, op: &str) -> Vec<&'static Variant> {
+        let wanted = |v: &&Variant| v.op == op && self.wants(v.name);
+        variants().filter(wanted).collect()
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only_variant.as_ref().is_none_or(|only| name.contains(only.as_str()))
+    }
+
+    /// Runs one drawn case through the reference and every CUDA variant.
+    pub fn case(&mut self, workload: &str, case: &Case, task: Task) -> Vec<Record> {
+        match Problem::new(case) {
+            Ok(problem) => self.problem(workload, &problem, task),
+            Err(error) => {
+                let record = self.bare_record(workload, case, "drawn", "reference", Executor::Cpu);
+                vec![Record { outcome: Outcome::Failed { error: format!("{error:#}") }, ..record }]
+            }
+        }
+    }
+
+    /// Runs a problem, whose inputs may come from anywhere, through the reference and every variant.
+    pub fn problem(&mut self, workload: &str, problem: &Problem, task: Task) -> Vec<Record> {
+        let work = problem.operation.work(&problem.case, &problem.inputs).unwrap_or_default();
+        let mut records = Vec::new();
+        if self.wants("reference") && self.time_references {
+            records.push((Executor::Cpu, "reference", reference_outcome(problem, task)));
+        }
+        for variant in self.variants_of(problem.case.op()) {
+            let outcome = self.cuda_outcome(variant, problem, &work, task);
+            records.push((Executor::Cuda, variant.name, outcome));
+        }
+        let unit = problem.operation.items;
+        let finish = |(executor, name, outcome): (Executor, &str, Outcome)| Record {
+            outcome,
+            work: Some(WorkRecord::new(&work, unit)),
+            ..self.bare_record(workload, &problem.case, &problem.source, name, executor)
+        };
+        records.into_iter().map(finish).collect()
+    }
+
+    fn bare_record(
+        &self,
+        workload: &str,
+        case: &Case,
+        inputs: &str,
+        variant: &str,
+        executor: Executor,
+    ) -> Record {
+        let mut environment = self.environment.clone();
+        if executor == Executor::Cpu {
+            environment.device = None;
+        }
+        Record {
+            schema: SCHEMA,
+            workload: workload.to_string(),
+            case: case.to_string(),
+            inputs: inputs.to_string(),
+            variant: variant.to_string(),
+            executor,
+            environment,
+            work: None,
+            outcome: Outcome::Skipped { reason: String::new() },
+        }
+    }
+
+    fn cuda_outcome(
+        &mut self,
+        variant: &Variant,
+        problem: &Problem,
+        work: &Work,
+        task: Task,
+    ) -> Outcome {
+        // The plan is made even without a GPU, so that "not supported" is told from "not run".
+        let plan = match verify::plan(variant, problem) {
+            Ok(plan) => plan,
+            Err(reason) => return Outcome::Skipped { reason },
+        };
+        let gpu = match &self.gpu {
+            Ok(gpu) => gpu,
+            Err(reason) => return Outcome::Skipped { reason: reason.clone() },
+        };
+        let limits = self.environment.device.as_ref().and_then(|d| d.limits.as_ref());
+        let run = || -> anyhow::Result<Outcome> {
+            let prepared = match verify::prepare(gpu, &plan)? {
+                Ok(prepared) => prepared,
+                Err(reason) => return Ok(Outcome::Skipped { reason }),
+            };
+            let agreement = match verify::verify(&prepared, problem, variant.deterministic)? {
+                Verdict::Right(agreement) => agreement,
+                Verdict::Wrong(agreement, complaint) => {
+                    return Ok(Outcome::Wrong { agreement, complaint });
+                }
+                Verdict::Skipped(reason) => return Ok(Outcome::Skipped { reason }),
+            };
+            let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
+            let measurement = measure::cuda(&prepared, &plan, work, limits, effort)?;
+            Ok(match verify::verify_again(&prepared, problem)? {
+                Some(complaint) => Outcome::Wrong { agreement: Some(agreement), complaint },
+                None => Outcome::Measured { agreement, measurement },
+            })
+        };
+        let outcome = run().unwrap_or_else(|e| Outcome::Failed { error: format!("{e:#}") });
+        if matches!(outcome, Outcome::Failed { .. }) && !gpu.is_healthy() {
+            self.reopen();
+        }
+        outcome
+    }
+
+    /// Opens the device again after a kernel has destroyed its context.
+    fn reopen(&mut self) {
+        let ordinal = self.gpu.as_ref().map_or(0, |gpu| gpu.properties().ordinal);
+        // The old context must be gone before the new one is made.
+        self.gpu = Err("the device is being reopened".into());
+        self.gpu =
+            Gpu::open(ordinal).map_err(|absent| format!("lost after a failed kernel: {absent}"));
+    }
+}
+
+/// The reference is right by definition; its record carries times, and that its values are numbers.
+fn reference_outcome(problem: &Problem, task: Task) -> Outcome {
+    let not_a_number = problem.expected.iter().find(|(_, expected)| match expected {
+        Expected::Real(real) => {
+            real.value.iter().any(|v| v.is_nan()) || real.bound.iter().any(|b| !b.is_finite())
+        }
+        Expected::Discrete(_) => false,
+    });
+    if let Some((name, _)) = not_a_number {
+        let error = format!("the reference's '{name}' holds NaN or an infinite bound");
+        return Outcome::Failed { error };
+    }
+    let agreement = Agreement { outputs: Vec::new(), repeatable: true };
+    match task {
+        Task::Check => Outcome::Checked { agreement },
+        Task::Measure(effort) => match measure::reference(problem, effort) {
+            Ok(measurement) => Outcome::Measured { agreement, measurement },
+            Err(error) => Outcome::Failed { error: format!("{error:#}") },
+        },
+    }
+}
+
+impl WorkRecord {
+    fn new(work: &Work, unit: &str) -> Self {
+        let Work { flops, bytes, items, matrix } = *work;
+        Self { flops, bytes, items, item_unit: unit.to_string(), matrix }
+    }
+}
