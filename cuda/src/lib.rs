@@ -7,6 +7,7 @@
 pub mod gpu;
 pub mod plan;
 pub mod ptx;
+pub(crate) mod radix_sort;
 pub mod variant;
 
 pub mod acceptance;
