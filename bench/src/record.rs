@@ -281,6 +281,17 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
     Ok(records)
 }
 
+/// Reads records from text already in memory; `name` stands for the file in errors.
+///
+/// # Errors
+/// As [`read`].
+pub fn from_text(name: &str, text: &str) -> anyhow::Result<Vec<Record>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(number, line)| parse(line).with_context(|| format!("{name}:{}", number + 1)))
+        .collect()
+}
+
 /// Reads one line.
 fn parse(line: &str) -> anyhow::Result<Record> {
     #[derive(Deserialize)]

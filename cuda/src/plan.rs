@@ -58,6 +58,16 @@ pub enum Arg {
     F64(f64),
 }
 
+impl Arg {
+    /// Size of the kernel parameter it fills, in bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
+            Self::Buffer(..) | Self::Null | Self::I64(_) | Self::U64(_) | Self::F64(_) => 8,
+        }
+    }
+}
+
 impl From<BufferId> for Arg {
     fn from(id: BufferId) -> Self {
         Self::Buffer(id, 0)

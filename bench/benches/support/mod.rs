@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion};
+use criterion::Criterion;
 use touchstone_bench::{
     Problem, Tier,
     verify::{self, Verdict},
@@ -39,10 +39,10 @@ pub fn bench(vertical: &str) {
     criterion.final_summary();
 }
 
-fn id(problem: &Problem, variant: &str) -> BenchmarkId {
+fn id(problem: &Problem, variant: &str) -> String {
     let case = problem.case.to_string();
     let params = case.split_once(':').map_or(case.as_str(), |(_, params)| params);
-    BenchmarkId::new(variant, params.replace(',', " "))
+    format!("{variant}/{}", params.replace(',', " "))
 }
 
 fn reference(criterion: &mut Criterion, problem: &Problem) {
@@ -60,7 +60,7 @@ fn cuda(
     gpu: Result<&Gpu, &Absent>,
 ) {
     let id = id(problem, variant.name);
-    let skip = |reason: &str| println!("{}/{}: skipped: {reason}", problem.case.op(), id.id());
+    let skip = |reason: &str| println!("{}/{}: skipped: {reason}", problem.case.op(), id);
     let plan = match verify::plan(variant, problem) {
         Ok(plan) => plan,
         Err(reason) => return skip(&reason),
