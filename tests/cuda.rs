@@ -17,6 +17,8 @@ use touchstone_bench::{
 use touchstone_cuda::{Gpu, Variant, variants};
 use touchstone_reference::Case;
 
+mod planted;
+
 mod cases {
     pub mod acceptance;
     pub mod attention;
@@ -135,6 +137,10 @@ fn main() {
             let edges = move || all_agree(variant, &known);
             trials.push(Trial::test(name("agrees_on_edges_and_past_failures"), edges));
         }
+    }
+    for variant in planted::VARIANTS {
+        let trial = move || planted::is_judged_rightly(variant, &GPU);
+        trials.push(Trial::test(format!("harness::{}::is_judged_rightly", variant.name), trial));
     }
     for variant in variants() {
         let covered = trials.iter().any(|t| t.name().starts_with(&format!("{}::", variant.op)));
