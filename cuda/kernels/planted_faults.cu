@@ -34,19 +34,25 @@ __device__ void attention(const float* q, const float* k, const float* v, float*
     const float* query = q + first + i * stride;
     const i64 keys = FAULT == OFF_BY_ONE_MASK ? min(i + 2, seq_len) : i + 1;
     float highest = __int_as_float(0xff800000);  // -inf
+#pragma unroll 1
     for (i64 j = 0; j < keys; ++j) {
         float dot = 0.f;
+#pragma unroll 1
         for (i64 d = 0; d < head_dim; ++d) dot += query[d] * k[first + j * stride + d];
         highest = fmaxf(highest, dot * scale);
     }
     Sum<FAULT> weight, acc[128];
+#pragma unroll 1
     for (i64 j = 0; j < keys; ++j) {
         float dot = 0.f;
+#pragma unroll 1
         for (i64 d = 0; d < head_dim; ++d) dot += query[d] * k[first + j * stride + d];
         const float p = expf(dot * scale - highest);
         weight.add(p);
+#pragma unroll 1
         for (i64 d = 0; d < head_dim; ++d) acc[d].add(p * v[first + j * stride + d]);
     }
+#pragma unroll 1
     for (i64 d = 0; d < head_dim; ++d) {
         const float value = FAULT == NAN_OUTPUT && row == rows / 2 ? nanf("") : acc[d].get() / weight.get();
         o[first + i * stride + d] = value;
