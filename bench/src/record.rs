@@ -304,3 +304,79 @@ fn parse(line: &str) -> anyhow::Result<Record> {
     }
     serde_json::from_str(line).context("malformed record")
 }
+
+/// The JSON schema of a [`Record`], as committed in `bench/record.schema.json`.
+pub fn json_schema() -> String {
+    let schema = serde_json::to_value(schemars::schema_for!(Record)).expect("a schema is JSON");
+    format!("{schema:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            schema: SCHEMA,
+            workload: "w".into(),
+            case: "a.b:n=1,seed=0".into(),
+            inputs: "drawn".into(),
+            variant: "naive".into(),
+            executor: Executor::Cuda,
+            environment: Environment::default(),
+            work: None,
+            outcome: Outcome::Skipped { reason: "no CUDA device".into() },
+        }
+    }
+
+    #[test]
+    fn the_committed_schema_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/record.schema.json");
+        if std::env::var_os("TOUCHSTONE_ACCEPT").is_some() {
+            std::fs::write(path, json_schema()).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == json_schema(), "stale: run with TOUCHSTONE_ACCEPT=1 and commit it");
+    }
+
+    #[test]
+    fn records_round_trip_through_a_file_which_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/records.jsonl");
+        let mut writer = Writer::create(&path).unwrap();
+        writer.write(&record()).unwrap();
+        writer.write(&record()).unwrap();
+        assert_eq!(read(&path).unwrap(), [record(), record()]);
+        assert_eq!(read(path.parent().unwrap()).unwrap().len(), 2);
+        let error = Writer::create(&path).unwrap_err().to_string();
+        assert!(error.contains("not overwritten"), "{error}");
+        assert_eq!(read(&path).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn damaged_files_are_named_with_their_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        let good = serde_json::to_string(&record()).unwrap();
+        let other = good.replace("\"schema\":1", "\"schema\":9");
+        let extra = good.replace("\"workload\"", "\"colour\":1,\"workload\"");
+        let truncated = &good[..good.len() / 2];
+        for (text, place, problem) in [
+            (format!("{good}\n{truncated}"), "records.jsonl:2", "not a record"),
+            (format!("{good}\n\n{other}\n"), "records.jsonl:3", "schema version 9"),
+            (format!("{extra}\n"), "records.jsonl:1", "malformed"),
+            (String::new(), "records.jsonl", "no records"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = format!("{:#}", read(&path).unwrap_err());
+            assert!(error.contains(place) && error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn quartiles_interpolate() {
+        assert_eq!(quartiles(&[]), None);
+        let q = quartiles(&[4.0, 1.0, 3.0, 2.0]).unwrap();
+        assert_eq!((q.q1, q.median, q.q3), (1.75, 2.5, 3.25));
+    }
+}
