@@ -6,7 +6,12 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result};
 
 /// Bytes of canary on each side: a stray vector store of a whole warp still lands in it.
 const GUARD_BYTES: usize = 1024;
-const CANARY: u8 = 0xA5;
+
+/// Canary of the buffer at position `index` of its plan. Neighbours differ, so that a copy which runs past
+/// the end of both its buffers does not carry a canary over another of the same value.
+const fn canary(index: usize) -> u8 {
+    0xA5u8.wrapping_add((index as u8).wrapping_mul(37))
+}
 
 /// What outputs and scratch hold before a run. A kernel that leaves an element unwritten shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +36,17 @@ impl Poison {
 pub(super) struct Guarded {
     memory: CudaSlice<u8>,
     bytes: usize,
+    canary: u8,
 }
 
 impl Guarded {
-    /// Allocates `bytes` of payload and writes the canaries.
-    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+    /// Allocates `bytes` of payload for buffer `index` of a plan and writes the canaries.
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize, index: usize) -> Result<Self, DriverError> {
         // SAFETY: every byte is written before it is read: canaries here, the payload by upload or poison.
         let memory = unsafe { stream.alloc::<u8>(bytes + 2 * GUARD_BYTES) }?;
-        let guarded = Self { memory, bytes };
-        guarded.set(stream, 0, GUARD_BYTES, CANARY)?;
-        guarded.set(stream, GUARD_BYTES + bytes, GUARD_BYTES, CANARY)?;
+        let guarded = Self { memory, bytes, canary: canary(index) };
+        guarded.set(stream, 0, GUARD_BYTES, guarded.canary)?;
+        guarded.set(stream, GUARD_BYTES + bytes, GUARD_BYTES, guarded.canary)?;
         Ok(guarded)
     }
 
@@ -98,7 +104,7 @@ impl Guarded {
         let damaged = |from: usize| -> Result<usize, DriverError> {
             let bytes = stream.clone_dtoh(&self.memory.slice(from..from + GUARD_BYTES))?;
             stream.synchronize()?;
-            Ok(bytes.iter().filter(|&&byte| byte != CANARY).count())
+            Ok(bytes.iter().filter(|&&byte| byte != self.canary).count())
         };
         let (before, after) = (damaged(0)?, damaged(GUARD_BYTES + self.bytes)?);
         Ok(match (before, after) {

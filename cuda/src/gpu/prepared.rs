@@ -86,8 +86,8 @@ impl Gpu {
             return Err(OutOfMemory { needed_bytes, free_bytes }.into());
         }
         let mut buffers = Vec::new();
-        for buffer in plan.buffers() {
-            let mut guarded = Guarded::new(&self.stream, buffer.bytes())
+        for (index, buffer) in plan.buffers().iter().enumerate() {
+            let mut guarded = Guarded::new(&self.stream, buffer.bytes(), index)
                 .map_err(|e| anyhow!(describe(&e)))
                 .with_context(|| format!("allocating '{}'", buffer.name))?;
             if let Role::Input(tensor) = &buffer.role {
@@ -340,7 +340,7 @@ impl Prepared<'_> {
     }
 
     fn flush_buffer(&self) -> anyhow::Result<Guarded> {
-        Guarded::new(&self.gpu.stream, (2 * self.gpu.properties().l2_bytes).max(32 << 20))
+        Guarded::new(&self.gpu.stream, (2 * self.gpu.properties().l2_bytes).max(32 << 20), 0)
             .map_err(|e| anyhow!("cache flush buffer: {}", describe(&e)))
     }
 }
