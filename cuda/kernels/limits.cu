@@ -1,14 +1,27 @@
 // Idea: measure the device's own limits, so that every kernel is judged against this device, in this run.
 // Source: ours; the copy is the read+write streaming limit, the rest are register-only instruction loops.
 // Shapes: copy: `bytes16` 16-byte words. Rates: every thread runs `rounds` rounds, `sink` takes one value a thread.
-// Plan: copy: grid-stride, one 16-byte word a thread and step. Rates: 8 independent chains a thread hide latency.
+// Plan: copy: a block moves tiles, four 16-byte words in flight a thread. Rates: 8 independent chains a thread hide latency.
 // Numerics: values stay finite; results are stored so that nothing is optimized away.
 // Limits: matrix_bf16 is mma.sync (sm_80 up); Hopper's wgmma can run above it.
 #include "numeric.cuh"
 
 extern "C" __global__ void copy(const uint4* __restrict__ from, uint4* __restrict__ to, i64 words) {
-    const i64 step = (i64)gridDim.x * blockDim.x;
-    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < words; i += step) to[i] = from[i];
+    constexpr int IN_FLIGHT = 4;
+    const i64 tile = (i64)blockDim.x * IN_FLIGHT;
+    for (i64 start = blockIdx.x * tile; start < words; start += gridDim.x * tile) {
+        uint4 word[IN_FLIGHT];
+#pragma unroll
+        for (int k = 0; k < IN_FLIGHT; ++k) {
+            const i64 i = start + (i64)k * blockDim.x + threadIdx.x;
+            if (i < words) word[k] = __ldcs(from + i);
+        }
+#pragma unroll
+        for (int k = 0; k < IN_FLIGHT; ++k) {
+            const i64 i = start + (i64)k * blockDim.x + threadIdx.x;
+            if (i < words) __stcs(to + i, word[k]);
+        }
+    }
 }
 
 extern "C" __global__ void fma_f32(float* __restrict__ sink, int rounds) {

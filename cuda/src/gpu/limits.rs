@@ -53,9 +53,8 @@ impl Gpu {
         let mut plan = Plan::new();
         let from = plan.scratch("from", DType::U8, &[words * 16]);
         let to = plan.scratch("to", DType::U8, &[words * 16]);
-        let blocks = self.properties().multiprocessors * 16;
         let args = [from.into(), to.into(), Arg::from(words)];
-        plan.launch("limits", "copy", [blocks, 1, 1], [512, 1, 1], 0, &args);
+        plan.launch("limits", "copy", [words / 2048, 1, 1], [512, 1, 1], 0, &args);
         Ok(2.0 * 16.0 * words as f64 / self.best_s(&plan)?)
     }
 
