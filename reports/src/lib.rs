@@ -1,1 +1,44 @@
+//! What records mean to a reader: records in, one HTML file out. Never measures.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use touchstone_bench::record::Record;
+
+/// What the page says besides the records.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Title of the page.
+    pub title: String,
+    /// Sentences shown under the title, one paragraph each.
+    pub notes: Vec<String>,
+    /// Results of the text chain, shown as a section of their own.
+    pub text_chain: Option<serde_json::Value>,
+}
+
+/// The page as text.
+///
+/// # Errors
+/// If a plot cannot be drawn or a template rendered.
+pub fn render(records: &[Record], options: &Options) -> anyhow::Result<String> {
+    let _ = (records, options);
+    Ok(String::from(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><title>touchstone</title></head><body></body></html>\n",
+    ))
+}
+
+/// Writes the page to `dir/index.html` and returns its path. A page that is there already is replaced only
+/// once the new one is complete.
+///
+/// # Errors
+/// If rendering fails or the file cannot be written.
+pub fn write(records: &[Record], dir: &Path, options: &Options) -> anyhow::Result<PathBuf> {
+    let page = render(records, options)?;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let path = dir.join("index.html");
+    let partial = dir.join(format!(".index.html.{}", std::process::id()));
+    std::fs::write(&partial, page)
+        .and_then(|()| std::fs::rename(&partial, &path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,112 @@
+//! Two sets of records side by side.
+
+use std::fmt::Write;
+
+use touchstone_bench::record::{Outcome, Record};
+
+use crate::{
+    Entry, GateOptions, Place, Timing, Verdict,
+    gate::{compare_times, questions},
+    markdown::{milliseconds, table_cell},
+};
+
+/// What the table says of one question that both sides answered.
+struct Line {
+    entry: Entry,
+    comparable: bool,
+    peak_ratio: Option<f64>,
+}
+
+/// Shows `a` and `b` side by side as Markdown, the largest slow-down first. Times made in different places
+/// are shown with their ratio, but without a verdict. Judges nothing: for that there is [`crate::gate`].
+pub fn compare(a: &[Record], b: &[Record]) -> String {
+    let options = GateOptions::default();
+    let (a, b): (Vec<&Record>, Vec<&Record>) = (a.iter().collect(), b.iter().collect());
+    let (mut lines, mut only_a, mut only_b, mut untimed) = (Vec::new(), 0, 0, 0);
+    for sides in questions(&a, &b).values() {
+        let shared = sides.old.keys().find(|place| sides.new.contains_key(place));
+        let pairs: Vec<(&Place, &Record, &Record)> = match shared {
+            Some(_) => sides
+                .old
+                .iter()
+                .filter_map(|(place, old)| Some((place, *old, *sides.new.get(place)?)))
+                .collect(),
+            None => sides
+                .old
+                .first_key_value()
+                .zip(sides.new.first_key_value())
+                .map(|((_, old), (place, new))| (place, *old, *new))
+                .into_iter()
+                .collect(),
+        };
+        only_a += usize::from(sides.new.is_empty());
+        only_b += usize::from(sides.old.is_empty());
+        for (place, old, new) in pairs {
+            match line(place, old, new, shared.is_some(), &options) {
+                Some(line) => lines.push(line),
+                None => untimed += 1,
+            }
+        }
+    }
+    lines.sort_by(|x, y| y.entry.ratio.unwrap_or(0.0).total_cmp(&x.entry.ratio.unwrap_or(0.0)));
+    text(&lines, only_a, only_b, untimed)
+}
+
+fn line(
+    place: &Place,
+    old: &Record,
+    new: &Record,
+    comparable: bool,
+    options: &GateOptions,
+) -> Option<Line> {
+    let (Outcome::Measured { measurement: was, .. }, Outcome::Measured { measurement: now, .. }) =
+        (&old.outcome, &new.outcome)
+    else {
+        return None;
+    };
+    let judgement = compare_times(was, now, options.effect(new.executor), options.min_samples);
+    let peak_ratio = (was.peak_bytes > 0).then(|| now.peak_bytes as f64 / was.peak_bytes as f64);
+    Some(Line { entry: judgement.entry(new, place.clone()), comparable, peak_ratio })
+}
+
+fn text(lines: &[Line], only_a: usize, only_b: usize, untimed: usize) -> String {
+    let mut text = String::from("# Comparison: B against A\n\n");
+    let count = |verdict| {
+        lines.iter().filter(|line| line.comparable && line.entry.verdict == verdict).count()
+    };
+    let foreign = lines.iter().filter(|line| !line.comparable).count();
+    let _ = writeln!(
+        text,
+        "{} timed in both: {} slower, {} faster, {} same, {} unclear, {foreign} from different places. \
+         {untimed} in both without a time. {only_a} only in A, {only_b} only in B.\n",
+        lines.len(),
+        count(Verdict::Slower),
+        count(Verdict::Faster),
+        count(Verdict::Same),
+        count(Verdict::Unclear),
+    );
+    if lines.is_empty() {
+        return text;
+    }
+    text += "| B / A | A median | B median | memory B / A | verdict | variant | case | where |\n";
+    text += "|--:|--:|--:|--:|---|---|---|---|\n";
+    for Line { entry, comparable, peak_ratio } in lines {
+        let times = |ratio: Option<f64>| ratio.map_or("–".to_string(), |r| format!("{r:.3}×"));
+        let median = |t: &Option<Timing>| {
+            t.as_ref().map_or("–".to_string(), |t| milliseconds(t.median_ns))
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | `{}` | {} |",
+            times(entry.ratio),
+            median(&entry.baseline),
+            median(&entry.current),
+            times(*peak_ratio),
+            if *comparable { entry.verdict.name() } else { "different places" },
+            table_cell(&entry.variant),
+            table_cell(&entry.case),
+            table_cell(&entry.place.to_string()),
+        );
+    }
+    text
+}

@@ -1,0 +1,76 @@
+//! Verdicts as Markdown, for a terminal or the summary of a CI step.
+
+use std::fmt::Write;
+
+use crate::{Entry, Timing, Verdict, Verdicts};
+
+/// A time in milliseconds with four significant digits.
+pub(crate) fn milliseconds(ns: f64) -> String {
+    let ms = ns / 1e6;
+    let digits = if ms > 0.0 { (3 - ms.log10().floor() as i32).clamp(0, 6) } else { 3 };
+    format!("{ms:.*} ms", digits as usize)
+}
+
+/// Text that cannot break out of a table cell.
+pub(crate) fn table_cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}
+
+/// The whole file.
+pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
+    let outcome = if verdicts.passes() { "passes" } else { "fails" };
+    let mut text = format!("# The gate {outcome}\n\n");
+    if let Some(problem) = &verdicts.problem {
+        let _ = writeln!(text, "**{}**\n", table_cell(problem));
+    }
+    text += "| verdict | count | |\n|---|--:|---|\n";
+    for verdict in Verdict::ALL {
+        let fails = if verdict.fails() { "fails the gate" } else { "" };
+        let _ = writeln!(text, "| {} | {} | {fails} |", verdict.name(), verdicts.count(verdict));
+    }
+    let options = &verdicts.options;
+    let _ = writeln!(
+        text,
+        "\n{} questions were skipped by both sides. Slower and faster need medians apart by more than \
+         {:.0} % on a GPU or {:.0} % on a processor and quartile ranges that do not overlap.",
+        verdicts.skipped,
+        options.gpu_effect * 100.0,
+        options.cpu_effect * 100.0
+    );
+    for verdict in Verdict::ALL {
+        let of: Vec<&Entry> = verdicts.entries.iter().filter(|e| e.verdict == verdict).collect();
+        if !of.is_empty() && !matches!(verdict, Verdict::Same | Verdict::New) {
+            section(&mut text, verdict, &of);
+        }
+    }
+    text
+}
+
+fn section(text: &mut String, verdict: Verdict, entries: &[&Entry]) {
+    let timing = |timing: &Option<Timing>| {
+        timing.as_ref().map_or("–".to_string(), |t| {
+            format!(
+                "{} ({} to {}, {} {} samples)",
+                milliseconds(t.median_ns),
+                milliseconds(t.q1_ns),
+                milliseconds(t.q3_ns),
+                t.samples,
+                t.series
+            )
+        })
+    };
+    let _ = writeln!(text, "\n## {} ({})\n", verdict.name(), entries.len());
+    *text += "| variant | replay | where | why | baseline | now |\n|---|---|---|---|---|---|\n";
+    for entry in entries {
+        let _ = writeln!(
+            text,
+            "| {} | `touchstone check '{}'` | {} | {} | {} | {} |",
+            table_cell(&entry.variant),
+            table_cell(&entry.case),
+            table_cell(&entry.place.to_string()),
+            table_cell(&entry.reason),
+            timing(&entry.baseline),
+            timing(&entry.current),
+        );
+    }
+}
