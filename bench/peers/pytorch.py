@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Run PyTorch's own kernels on our quick and full cases and write Records (see README.md here)."""
+
+import argparse
+import json
+import pathlib
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+SAMPLES = 31
+BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash2": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+class NotThisCase(Exception):
+    """The peer does not take the case; nothing is recorded."""
+
+
+def parse(case):
+    """Operation and parameters of a case id."""
+    op, rest = case.split(":", 1)
+    params = dict(field.split("=", 1) for field in rest.split(","))
+    convert = lambda v: int(v) if v.lstrip("-").isdigit() else {"true": True, "false": False}.get(v, v)
+    return op, {key: convert(value) for key, value in params.items()}
+
+
+def normal(shape, dtype, sd=1.0):
+    return (torch.randn(shape, device="cuda") * sd).to(dtype)
+
+
+def zipf(n, count):
+    """Indices in 0..n with P(rank r) proportional to 1/(r+1), by inverse transform."""
+    u = torch.rand(count, device="cuda", dtype=torch.float64)
+    return (torch.exp(u * torch.log(torch.tensor(float(n), device="cuda"))) - 1).long().clamp(0, n - 1)
+
+
+def indices(p, n, count):
+    return zipf(n, count) if p.get("pattern") == "zipf" else torch.randint(n, (count,), device="cuda")
+
+
+def qkv(p, seq_q):
+    """Inputs in PyTorch's layout [batch, heads, seq, head_dim], strided as ours are."""
+    if p.get("lengths", "full") != "full" or p.get("mask") == "window" or p["dtype"] not in DTYPES:
+        raise NotThisCase
+    make = lambda s, h: normal((p["batch"], s, h, p["head_dim"]), DTYPES[p["dtype"]]).transpose(1, 2)
+    return make(seq_q, p["heads_q"]), make(p["seq_k"], p["heads_kv"]), make(p["seq_k"], p["heads_kv"])
+
+
+def attention(p, q, k, v):
+    causal = p.get("mask") == "causal"
+    if causal and q.shape[2] != k.shape[2]:
+        raise NotThisCase  # PyTorch aligns the mask at the other corner
+    grouped = q.shape[1] != k.shape[1]
+    return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+
+
+def exact_attention(p, q, k, v):
+    """f64 attention of the first batch element's first head, on rows spread over the sequence."""
+    rows = torch.linspace(0, q.shape[2] - 1, min(64, q.shape[2])).long().cuda()
+    s = q[0, 0, rows].double() @ k[0, 0].double().T / q.shape[3] ** 0.5
+    if p.get("mask") == "causal":
+        s.masked_fill_(torch.arange(k.shape[2], device="cuda") > rows[:, None], float("-inf"))
+    return rows, s.softmax(-1) @ v[0, 0].double()
+
+
+def relative_rms(got, exact):
+    return ((got.double() - exact).norm() / exact.norm().clamp_min(1e-300)).item()
+
+
+def attention_peers(op, p):
+    """(name, function to time, function that gives the relative error) for each backend."""
+    q, k, v = qkv(p, 1 if op == "attention.decode" else p["seq_q"])
+    if op == "attention.decode" and p.get("kv", "contiguous") != "contiguous":
+        raise NotThisCase
+    rows, exact = exact_attention(p, q, k, v)
+    for name, backend in BACKENDS.items():
+        if name == "math" and q.numel() // q.shape[3] * k.shape[2] > 1 << 31:
+            continue
+        call = attention(p, q, k, v)
+
+        def forward(call=call, backend=backend):
+            with sdpa_kernel(backend):
+                return call()
+
+        if op == "attention.backward":
+            leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+            with sdpa_kernel(backend):
+                try:
+                    out = attention(p, *leaves)()
+                except RuntimeError:
+                    continue
+            grad = torch.randn_like(out)
+            step = lambda out=out, leaves=leaves, grad=grad: torch.autograd.grad(out, leaves, grad, retain_graph=True)
+            yield name, step, lambda forward=forward: relative_rms(forward()[0, 0, rows], exact)
+        else:
+            yield name, forward, lambda forward=forward: relative_rms(forward()[0, 0, rows], exact)
+
+
+def embedding_peers(op, p):
+    dtype = DTYPES.get(p.get("table", p.get("dtype")))
+    if dtype is None or p.get("padding"):
+        raise NotThisCase
+    if op == "embedding.gather":
+        table, index = normal((p["vocab"], p["dim"]), dtype), indices(p, p["vocab"], p["tokens"])
+        run = lambda: F.embedding(index, table)
+        yield "eager", run, lambda: relative_rms(run(), table.double()[index])
+    elif op == "embedding.bag":
+        if p.get("lengths") == "ragged" or p.get("weighted"):
+            raise NotThisCase
+        table = normal((p["vocab"], p["dim"]), dtype)
+        index = indices(p, p["vocab"], p["bags"] * p["bag_size"])
+        offsets = torch.arange(p["bags"], device="cuda") * p["bag_size"]
+        run = lambda: F.embedding_bag(index, table, offsets, mode=p["mode"])
+        reduce = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax}[p["mode"]]
+        exact = lambda: reduce(table[index[: 64 * p["bag_size"]]].double().view(-1, p["bag_size"], p["dim"]), 1)
+        yield "eager", run, lambda: relative_rms(run()[:64], exact())
+    elif op == "embedding.backward":
+        index, grad = indices(p, p["vocab"], p["tokens"]), normal((p["tokens"], p["dim"]), dtype)
+        run = lambda: torch.ops.aten.embedding_dense_backward(grad, index, p["vocab"], -1, False)
+        exact = lambda: torch.zeros(p["vocab"], p["dim"], device="cuda", dtype=torch.float64).index_add_(
+            0, index, grad.double()
+        )
+        yield "eager", run, lambda: relative_rms(run(), exact())
+    else:
+        raise NotThisCase
+
+
+def count_peers(op, p):
+    if op != "ngram.count":
+        raise NotThisCase
+    tokens = zipf(p["vocab"], p["tokens"])
+
+    def run():
+        key = torch.zeros(tokens.numel() - p["order"] + 1, dtype=torch.int64, device="cuda")
+        for i in range(p["order"]):
+            key = key * p["vocab"] + tokens[i : tokens.numel() - p["order"] + 1 + i]
+        return torch.unique(key, return_counts=True)
+
+    yield "unique", run, lambda: abs(run()[1].sum().item() / (tokens.numel() - p["order"] + 1) - 1)
+
+
+PEERS = {"attention": attention_peers, "embedding": embedding_peers, "ngram": count_peers}
+
+
+def between_events(run):
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) * 1e6
+
+
+def measure(run):
+    for _ in range(3):
+        between_events(run)
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    flush = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")
+    cold = []
+    for _ in range(SAMPLES):
+        flush.fill_(60)
+        cold.append(between_events(run))
+    repeats = max(1, min(64, int(200e3 / min(cold))))
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(repeats):
+                run()
+        replay = graph.replay
+    except RuntimeError:  # synchronizes inside: no graph of it
+        torch.cuda.synchronize()
+        replay = lambda: [run() for _ in range(repeats)]
+    warm = [between_events(replay) / repeats for _ in range(SAMPLES)]
+    return {
+        "clock": f"CUDA events; warm: {repeats} runs a sample",
+        "cold_ns": cold,
+        "warm_ns": warm,
+        "throttled": 0,
+        "peak_bytes": peak,
+        "workspace_bytes": 0,
+        "kernels": [],
+        "above_limit": False,
+    }
+
+
+def record(like, workload, case, name, error, measurement):
+    agreement = {"outputs": [], "repeatable": True}
+    agreement["outputs"].append(
+        {"name": "against f64", "elements": 0, "compared": 0, "failed": 0, "nan": 0, "ties": 0,
+         "worst_share": None, "relative_rms": error, "worst": None, "looks_like": None}
+    )
+    outcome = {"kind": "measured", "agreement": agreement, "measurement": measurement}
+    if not error < 0.02:
+        outcome = {"kind": "wrong", "agreement": agreement, "complaint": f"relative error {error} against f64"}
+    return {
+        "schema": 1, "workload": workload, "case": case, "inputs": "drawn", "variant": f"peer:pytorch-{name}",
+        "executor": "cuda", "environment": like["environment"], "work": like["work"], "outcome": outcome,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", required=True, help="output of `touchstone list --json`")
+    parser.add_argument("--like", required=True, help="records of our own run on this device")
+    parser.add_argument("--out", required=True, help="records file to create")
+    options = parser.parse_args()
+    lines = pathlib.Path(options.like).read_text().splitlines()
+    ours = {r["case"]: r for r in map(json.loads, lines) if r["executor"] == "cuda"}
+    torch.manual_seed(20261124)
+    with open(options.out, "x") as out:
+        for operation in json.load(open(options.cases)):
+            for workload in operation["workloads"]:
+                for case in workload["cases"] if workload["tier"] != "edge" else []:
+                    op, params = parse(case)
+                    vertical = op.split(".")[0]
+                    if case not in ours or vertical not in PEERS:
+                        continue
+                    try:
+                        for name, run, error in PEERS[vertical](op, params):
+                            try:
+                                made = record(ours[case], workload["name"], case, name, error(), measure(run))
+                            except RuntimeError as problem:  # a backend that refuses the case
+                                print(f"{name} refuses {case}: {str(problem).splitlines()[0]}")
+                                continue
+                            print(json.dumps(made), file=out, flush=True)
+                    except NotThisCase:
+                        pass
+                    torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
