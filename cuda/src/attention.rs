@@ -1,6 +1,97 @@
 //! attention: CUDA variants of this vertical.
 
-use crate::variant::Variant;
+use touchstone_reference::{
+    DType,
+    attention::{Mask, Problem},
+};
+
+use crate::variant::{Unsupported, Variant};
+
+mod backward;
+mod decode;
+mod forward;
 
 /// The variants of this vertical, in ladder order.
-pub static VARIANTS: &[Variant] = &[];
+pub static VARIANTS: &[Variant] = &[
+    Variant {
+        op: "attention.forward",
+        name: "naive",
+        idea: "all scores in memory, a softmax of each row, then the product with V",
+        deterministic: true,
+        plan: forward::naive,
+    },
+    Variant {
+        op: "attention.forward",
+        name: "online",
+        idea: "tile by tile with an online softmax on CUDA cores; scores are never written",
+        deterministic: true,
+        plan: forward::online,
+    },
+    Variant {
+        op: "attention.forward",
+        name: "tensor_core",
+        idea: "tile by tile with both products on tensor cores (mma.sync), K and V double-buffered",
+        deterministic: true,
+        plan: forward::tensor_core,
+    },
+    Variant {
+        op: "attention.backward",
+        name: "naive",
+        idea: "probabilities and score gradients of all pairs in memory, then one product each",
+        deterministic: true,
+        plan: backward::naive,
+    },
+    Variant {
+        op: "attention.decode",
+        name: "naive",
+        idea: "one block a query head, a pass over the keys and a pass over the values",
+        deterministic: true,
+        plan: decode::naive,
+    },
+    Variant {
+        op: "attention.decode",
+        name: "split_kv",
+        idea: "the keys of a sequence split over many blocks, each row read once for its group of heads",
+        deterministic: true,
+        plan: decode::split_kv,
+    },
+];
+
+/// Keys a causal query may look back to when there is no window: beyond every sequence.
+const NO_WINDOW: usize = 1 << 29;
+
+/// The mask as kernels take it: whether it is causal, and the window.
+fn mask_of(problem: &Problem) -> (i32, usize) {
+    match problem.mask {
+        Mask::Full => (0, NO_WINDOW),
+        Mask::Causal => (1, NO_WINDOW),
+        Mask::Window => (1, problem.window),
+    }
+}
+
+/// The number by which a kernel for several types knows its type.
+fn kind_of(dtype: DType) -> i32 {
+    match dtype {
+        DType::F16 => 1,
+        DType::Bf16 => 2,
+        _ => 0,
+    }
+}
+
+/// Refuses head sizes that the kernel was not made for.
+fn require_head_dim(problem: &Problem, offered: &[usize]) -> Result<(), Unsupported> {
+    if offered.contains(&problem.head_dim) {
+        return Ok(());
+    }
+    let offered: Vec<String> = offered.iter().map(ToString::to_string).collect();
+    Err(Unsupported(format!("head_dim {} is not one of {}", problem.head_dim, offered.join(", "))))
+}
+
+/// Blocks of `threads` threads for `items` items, if a grid can hold them.
+fn blocks(items: usize, threads: usize) -> Result<usize, Unsupported> {
+    let blocks = items.div_ceil(threads);
+    if blocks > i32::MAX as usize {
+        return Err(Unsupported(format!("{items} items need more blocks than a grid has")));
+    }
+    Ok(blocks)
+}

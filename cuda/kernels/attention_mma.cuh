@@ -1,0 +1,90 @@
+// Tensor-core pieces of the attention kernels: swizzled tiles, cp.async, ldmatrix, mma.sync m16n8k16.
+//
+// A tile is `rows` rows of DIM 16-bit values. A row is split into 16-byte chunks, and chunk c of row r is kept at
+// place c ^ (r % 8), so that the eight rows one ldmatrix phase reads lie in different banks.
+#pragma once
+#include "attention.cuh"
+
+template <typename T> struct Pair;
+template <> struct Pair<__half> {
+    static __device__ __forceinline__ u32 pack(float low, float high) {
+        const __half2 two = __floats2half2_rn(low, high);
+        return *(const u32*)&two;
+    }
+};
+template <> struct Pair<__nv_bfloat16> {
+    static __device__ __forceinline__ u32 pack(float low, float high) {
+        const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+        return *(const u32*)&two;
+    }
+};
+
+// Byte offset in a tile of the chunk that begins at value `d` (a multiple of 8) of `row`.
+template <int DIM> __device__ __forceinline__ u32 chunk_at(int row, int d) {
+    return (u32)(row * DIM * 2 + (((d / 8) ^ (row & 7)) * 16));
+}
+
+// Starts copying rows first .. first + ROWS of a head into a tile; rows at or behind `end` become zero.
+template <typename T, int DIM, int ROWS, int THREADS>
+__device__ __forceinline__ void copy_tile(u32 tile, const T* head, i64 stride, int first, int end) {
+    constexpr int CHUNKS = DIM / 8, STEP = THREADS / CHUNKS;
+    static_assert(ROWS % STEP == 0 && STEP % 8 == 0, "a thread's rows have one swizzle");
+    const int row = threadIdx.x / CHUNKS, d = threadIdx.x % CHUNKS * 8;
+    const u32 to = tile + chunk_at<DIM>(row, d);
+    const T* from = head + (i64)(first + row) * stride + d;
+#pragma unroll
+    for (int step = 0; step < ROWS; step += STEP) {
+        const bool inside = first + row + step < end;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + step * DIM * 2),
+                     "l"(inside ? from : head), "r"(inside ? 16 : 0)
+                     : "memory");
+        from += STEP * stride;
+    }
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most PENDING of the latest groups are under way.
+template <int PENDING> __device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+__device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// Where a lane points ldmatrix for the 16 x 16 values at row 0 and value 0 of a tile; for rows from `row` (a multiple
+// of 8) and values from `d` (a multiple of 16) on it is `tile + row * DIM * 2 + (start ^ d * 2)`: the swizzle touches
+// only the bits of the chunk.
+// With `starts_by_row` the four 8 x 8 matrices are (rows, values) low low, high low, low high, high high; with
+// `starts_by_value` low low, low high, high low, high high.
+template <int DIM> __device__ __forceinline__ u32 starts_by_row(int lane) {
+    return chunk_at<DIM>(lane % 16, lane / 16 * 8);
+}
+template <int DIM> __device__ __forceinline__ u32 starts_by_value(int lane) {
+    return chunk_at<DIM>(lane % 8 + lane / 16 * 8, lane / 8 % 2 * 8);
+}
+template <int DIM> __device__ __forceinline__ u32 fragment(u32 tile, u32 start, int row, int d) {
+    return tile + (start ^ (u32)(d * 2)) + (u32)(row * DIM * 2);
+}
+
+template <typename T> __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
+template <> __device__ __forceinline__ void mma<__half>(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+template <> __device__ __forceinline__ void mma<__nv_bfloat16>(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}

@@ -1,0 +1,127 @@
+//! Plans of attention.decode.
+
+use touchstone_reference::{
+    Case, DType, Tensors,
+    attention::decode::{Cache, Params},
+};
+
+use super::{blocks, kind_of, require_head_dim};
+use crate::{
+    plan::{Arg, BufferId, Plan},
+    variant::Unsupported,
+};
+
+/// Inputs and outputs, and how the cache is laid out.
+struct Buffers {
+    q: BufferId,
+    k: BufferId,
+    v: BufferId,
+    table: Option<BufferId>,
+    lengths: BufferId,
+    o: BufferId,
+    lse: BufferId,
+    pages: usize,
+    page_shift: i32,
+}
+
+impl Buffers {
+    fn new(plan: &mut Plan, p: &Params, inputs: &Tensors) -> Self {
+        let paged = p.kv == Cache::Paged;
+        Self {
+            q: plan.input(inputs, "q"),
+            k: plan.input(inputs, "k"),
+            v: plan.input(inputs, "v"),
+            table: paged.then(|| plan.input(inputs, "block_table")),
+            lengths: plan.input(inputs, "lengths"),
+            o: plan.output("o", p.dtype, &[p.batch, p.heads_q, p.head_dim]),
+            lse: plan.output("lse", DType::F32, &[p.batch, p.heads_q]),
+            pages: p.pages_per_sequence(),
+            page_shift: if paged { p.page_size.trailing_zeros() as i32 } else { 0 },
+        }
+    }
+}
+
+/// One block a query head.
+pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let p = case.params::<Params>()?;
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &p, inputs);
+    let scores = plan.scratch("scores", DType::F32, &[p.batch, p.heads_q, p.seq_k]);
+    let args = [
+        at.q.into(),
+        at.k.into(),
+        at.v.into(),
+        at.table.into(),
+        at.lengths.into(),
+        scores.into(),
+        at.o.into(),
+        at.lse.into(),
+        p.seq_k.into(),
+        p.heads_q.into(),
+        p.heads_kv.into(),
+        p.head_dim.into(),
+        at.pages.into(),
+        at.page_shift.into(),
+        Arg::F32(p.problem().scale as f32),
+    ];
+    let grid = [blocks(p.batch * p.heads_q, 1)?, 1, 1];
+    let symbol = format!("decode_{}", p.dtype.name());
+    plan.launch("attention_decode_naive", symbol, grid, [128, 1, 1], 0, &args);
+    Ok(plan)
+}
+
+/// Many blocks a sequence, then a combination of their results.
+pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const MODULE: &str = "attention_decode_split_kv";
+    /// Blocks that fill a large device several times over.
+    const ENOUGH_BLOCKS: usize = 1024;
+    /// Keys that are worth a block.
+    const LEAST_KEYS: usize = 128;
+    let p = case.params::<Params>()?;
+    let problem = p.problem();
+    require_head_dim(&problem, &[32, 64, 128])?;
+    let bits = 8 * p.dtype.bytes();
+    let heads = if bits == 16 && p.head_dim == 128 && problem.group() > 4 { 8 } else { 4 };
+    let tiles = p.batch * p.heads_kv * problem.group().div_ceil(heads);
+    let splits = ENOUGH_BLOCKS.div_ceil(tiles.max(1)).clamp(1, p.seq_k.div_ceil(LEAST_KEYS).max(1));
+
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &p, inputs);
+    let sums = plan.scratch("sums", DType::F32, &[splits, p.batch, p.heads_q, p.head_dim]);
+    let stats = plan.scratch("stats", DType::F32, &[splits, p.batch, p.heads_q, 2]);
+    let args = [
+        at.q.into(),
+        at.k.into(),
+        at.v.into(),
+        at.table.into(),
+        at.lengths.into(),
+        sums.into(),
+        stats.into(),
+        kind_of(p.dtype).into(),
+        p.batch.into(),
+        p.seq_k.into(),
+        p.heads_q.into(),
+        p.heads_kv.into(),
+        at.pages.into(),
+        at.page_shift.into(),
+        splits.into(),
+        Arg::F32(problem.scale as f32),
+    ];
+    let grid = [blocks(tiles * splits, 1)?, 1, 1];
+    let symbol = format!("partial{bits}_d{}_h{heads}", p.head_dim);
+    plan.launch(MODULE, symbol, grid, [128, 1, 1], 0, &args);
+
+    let rows = p.batch * p.heads_q;
+    let args = [
+        sums.into(),
+        stats.into(),
+        at.o.into(),
+        at.lse.into(),
+        kind_of(p.dtype).into(),
+        rows.into(),
+        p.head_dim.into(),
+        splits.into(),
+    ];
+    plan.launch(MODULE, "combine", [blocks(rows, 1)?, 1, 1], [128, 1, 1], 0, &args);
+    Ok(plan)
+}
