@@ -2,6 +2,7 @@
 
 pub mod agreement;
 pub mod environment;
+pub mod gtest;
 pub mod measure;
 pub mod record;
 pub mod run;

@@ -1,6 +1,154 @@
-//! acceptance: CUDA variants of this vertical.
+//! CUDA variants of speculative-sampling acceptance.
 
-use crate::variant::Variant;
+use touchstone_reference::{
+    Case, DType, Tensors,
+    acceptance::chain::{Mode, Params},
+};
+
+use crate::{
+    plan::{Arg, BufferId, Plan},
+    variant::{Unsupported, Variant},
+};
 
 /// The variants of this vertical, in ladder order.
-pub static VARIANTS: &[Variant] = &[];
+pub static VARIANTS: &[Variant] = &[
+    Variant {
+        op: "acceptance.chain",
+        name: "naive",
+        idea: "one thread walks one row",
+        deterministic: true,
+        plan: |case, inputs| {
+            rowwise(case, inputs, "acceptance_naive", |batch| (batch.div_ceil(32), 32))
+        },
+    },
+    Variant {
+        op: "acceptance.chain",
+        name: "block",
+        idea: "one block a row: segment sums in 16-byte loads, then a scan of one segment alone",
+        deterministic: true,
+        plan: |case, inputs| rowwise(case, inputs, "acceptance_block", |batch| (batch, 512)),
+    },
+    Variant {
+        op: "acceptance.chain",
+        name: "split",
+        idea: "many blocks a row, so that small batches fill the chip; a second kernel joins the segments",
+        deterministic: true,
+        plan: split,
+    },
+];
+
+/// The buffers every variant has.
+struct Buffers {
+    draft_probs: BufferId,
+    target_probs: BufferId,
+    draft_tokens: BufferId,
+    draft_lengths: BufferId,
+    accept_u: BufferId,
+    sample_u: BufferId,
+    accepted: BufferId,
+    tokens: BufferId,
+}
+
+impl Buffers {
+    fn new(plan: &mut Plan, params: &Params, inputs: &Tensors) -> Self {
+        let &Params { batch, draft_len, .. } = params;
+        Self {
+            draft_probs: plan.input(inputs, "draft_probs"),
+            target_probs: plan.input(inputs, "target_probs"),
+            draft_tokens: plan.input(inputs, "draft_tokens"),
+            draft_lengths: plan.input(inputs, "draft_lengths"),
+            accept_u: plan.input(inputs, "accept_u"),
+            sample_u: plan.input(inputs, "sample_u"),
+            accepted: plan.output("accepted", DType::I32, &[batch]),
+            tokens: plan.output("tokens", DType::I32, &[batch, draft_len + 1]),
+        }
+    }
+}
+
+/// One launch whose threads keep to one row: `launch` gives blocks and threads of a block for a batch.
+fn rowwise(
+    case: &Case,
+    inputs: &Tensors,
+    module: &'static str,
+    launch: fn(usize) -> (usize, usize),
+) -> Result<Plan, Unsupported> {
+    let params: Params = case.params()?;
+    let mut plan = Plan::new();
+    let b = Buffers::new(&mut plan, &params, inputs);
+    let symbol = match params.mode {
+        Mode::Sample => "sample_f32",
+        Mode::Greedy => "greedy_f32",
+    };
+    let (blocks, threads) = launch(params.batch);
+    plan.launch(
+        module,
+        symbol,
+        [blocks, 1, 1],
+        [threads, 1, 1],
+        0,
+        &[
+            b.draft_probs.into(),
+            b.target_probs.into(),
+            b.draft_tokens.into(),
+            b.draft_lengths.into(),
+            b.accept_u.into(),
+            b.sample_u.into(),
+            b.accepted.into(),
+            b.tokens.into(),
+            params.batch.into(),
+            params.draft_len.into(),
+            params.vocab.into(),
+        ],
+    );
+    Ok(plan)
+}
+
+/// Tokens of a segment: 32 KiB of each distribution, enough to keep 256 threads streaming while rows of
+/// the largest vocabularies still give some twenty blocks each.
+const SEGMENT: usize = 8192;
+/// Segments of a row at most: the second kernel keeps their sums in shared memory.
+const MAX_SEGMENTS: usize = 256;
+
+fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let params: Params = case.params()?;
+    let &Params { batch, draft_len: k, vocab, .. } = &params;
+    let segment = SEGMENT.max(vocab.div_ceil(MAX_SEGMENTS).next_multiple_of(4));
+    let segments = vocab.div_ceil(segment);
+    if batch * (k + 1) * segments > i32::MAX as usize {
+        return Err(Unsupported("batch · (draft_len + 1) · segments beyond 2³¹ blocks".into()));
+    }
+    let mut plan = Plan::new();
+    let b = Buffers::new(&mut plan, &params, inputs);
+    let sizes: [Arg; 4] = [k.into(), vocab.into(), segment.into(), segments.into()];
+    match params.mode {
+        Mode::Sample => {
+            let sums = plan.scratch("sums", DType::F32, &[batch, segments, 2]);
+            let (q, p) = (b.draft_probs, b.target_probs);
+            let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
+            let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
+            let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
+            launch(&mut plan, "sums_f32", batch * segments, 256, &first, &sizes);
+            launch(&mut plan, "locate_f32", batch, 1024, &second, &sizes);
+        }
+        Mode::Greedy => {
+            let keys = plan.scratch("keys", DType::U64, &[batch, k + 1, segments]);
+            let first = [b.target_probs, b.draft_lengths, keys];
+            let second = [b.draft_tokens, b.draft_lengths, keys, b.accepted, b.tokens];
+            launch(&mut plan, "maxima_f32", batch * (k + 1) * segments, 256, &first, &sizes);
+            launch(&mut plan, "choose_f32", batch, 32, &second, &[k.into(), segments.into()]);
+        }
+    }
+    Ok(plan)
+}
+
+fn launch(
+    plan: &mut Plan,
+    symbol: &str,
+    blocks: usize,
+    threads: usize,
+    buffers: &[BufferId],
+    sizes: &[Arg],
+) {
+    let args: Vec<Arg> = buffers.iter().map(|&b| b.into()).chain(sizes.iter().copied()).collect();
+    plan.launch("acceptance_split", symbol, [blocks, 1, 1], [threads, 1, 1], 0, &args);
+}
