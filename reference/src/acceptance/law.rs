@@ -12,11 +12,11 @@
 pub fn joint(target: &[Vec<f32>], draft: &[Vec<f32>]) -> Vec<f64> {
     let (p, q) = (normalized(target), normalized(draft));
     let (mut law, mut prefixes) = (Vec::new(), vec![1.0]);
-    for position in 0..p.len() {
+    for (position, p) in p.iter().enumerate() {
         let q = q.get(position);
-        let further = |t: usize| q.map_or(p[position][t], |q| (p[position][t] - q[t]).max(0.0));
-        let kept = |t: usize| q.map_or(0.0, |q| p[position][t].min(q[t]));
-        let vocab = p[position].len();
+        let further = |t: usize| q.map_or(p[t], |q| (p[t] - q[t]).max(0.0));
+        let kept = |t: usize| q.map_or(0.0, |q| p[t].min(q[t]));
+        let vocab = p.len();
         let extend = |factor: &dyn Fn(usize) -> f64| -> Vec<f64> {
             prefixes
                 .iter()
