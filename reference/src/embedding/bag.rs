@@ -112,7 +112,7 @@ impl Algorithm for Bag {
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        let table = Rows::of(inputs);
+        let table = Rows::of(inputs, "table");
         let indices = inputs.tensor("indices").to_i64();
         let offsets = inputs.tensor("offsets").to_i64();
         let weights = inputs.get("weights").map(Tensor::to_f64);

@@ -69,7 +69,7 @@ impl Algorithm for Gather {
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        let table = Rows::of(inputs);
+        let table = Rows::of(inputs, "table");
         let indices = inputs.tensor("indices").to_i64();
         let rows = computed_rows(params.tokens, params.dim);
         let mut value = Array2::zeros((rows.len(), params.dim));
@@ -139,7 +139,7 @@ mod tests {
             assert!(indices.contains(&-1), "no padding was drawn");
             let one_hot =
                 Array2::from_shape_fn((40, 7), |(t, v)| f64::from(indices[t] == v as i64));
-            let rows = Rows::of(&inputs);
+            let rows = Rows::of(&inputs, "table");
             let table = Array2::from_shape_fn((7, 5), |(v, j)| rows.row(v)[j]);
             let product = one_hot.dot(&table);
             let outputs = Gather::reference(&params, &inputs);

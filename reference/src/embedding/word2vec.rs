@@ -119,7 +119,7 @@ impl Algorithm for Word2Vec {
         let table = [params.vocab, params.dim];
         // Scores have standard deviation √dim · sd² = 2, where σ is neither flat nor linear.
         let sd = (4.0 / params.dim.max(1) as f64).powf(0.25);
-        let mut words = |draw: &mut Draw, shape: &[usize]| {
+        let words = |draw: &mut Draw, shape: &[usize]| {
             params.pattern.indices(DType::I32, shape, params.vocab, draw)
         };
         Tensors::new()
