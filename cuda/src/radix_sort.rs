@@ -70,6 +70,7 @@ pub(crate) fn append(
             ];
             let scatter = [&pairs[..], &digit[..]].concat();
             let block = [512, 1, 1];
+            let running = [tiles.next_multiple_of(32).min(1024), 1, 1];
             plan.launch(
                 "radix_sort",
                 format!("radix_count_{suffix}"),
@@ -78,7 +79,7 @@ pub(crate) fn append(
                 0,
                 &count,
             );
-            plan.launch("radix_sort", "radix_scan", [DIGITS, 1, 1], [1024, 1, 1], 0, &scan);
+            plan.launch("radix_sort", "radix_scan", [DIGITS, 1, 1], running, 0, &scan);
             plan.launch(
                 "radix_sort",
                 format!("radix_scatter_{suffix}"),

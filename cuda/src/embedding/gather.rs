@@ -59,8 +59,8 @@ pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let symbol = format!("gather_{what}_{}", params.index.dtype().name());
     let mut args: Vec<Arg> = vec![buffers.table.into()];
     args.extend(buffers.scales.map(Arg::from));
-    args.extend([buffers.indices.into(), buffers.output.into()]);
-    args.extend([params.tokens.into(), words.into(), Arg::I32(lanes as i32)]);
+    args.extend::<[Arg; 2]>([buffers.indices.into(), buffers.output.into()]);
+    args.extend::<[Arg; 3]>([params.tokens.into(), words.into(), Arg::I32(lanes as i32)]);
     let blocks = if words == 0 { 0 } else { params.tokens.div_ceil(256 / lanes * FLIGHT) };
     plan.launch("embedding_gather_vectorized", symbol, [blocks, 1, 1], [256, 1, 1], 0, &args);
     Ok(plan)

@@ -1,10 +1,11 @@
 //! The gradient of a gather with respect to its table.
 
-use ndarray::{Array1, Array2, Ix2};
+use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Pattern, SECOND_ORDER, check_table, computed_rows, distinct, expected_rows, sum_roundings,
+    Pattern, Rows, SECOND_ORDER, check_table, computed_rows, distinct, draw_elements,
+    expected_rows, sum_roundings,
 };
 use crate::{Algorithm, DType, Draw, Outputs, Tensors, Tolerance, Work};
 
@@ -53,14 +54,13 @@ impl Algorithm for Backward {
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        let d_output =
-            draw.real(params.dtype, &[params.tokens, params.dim], |draw| 2.0 * draw.unit() - 1.0);
+        let d_output = draw_elements(params.dtype, &[params.tokens, params.dim], draw);
         let indices = params.pattern.indices(DType::I32, &[params.tokens], params.vocab, draw);
         Tensors::new().with("d_output", d_output).with("indices", indices)
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        let d_output = inputs.real::<Ix2>("d_output");
+        let d_output = Rows::of(inputs, "d_output");
         let indices = inputs.tensor("indices").to_i64();
         let rows = computed_rows(params.vocab, params.dim);
         let mut place = vec![None; params.vocab];
@@ -70,8 +70,9 @@ impl Algorithm for Backward {
         let mut value = Array2::<f64>::zeros((rows.len(), params.dim));
         let mut magnitude = Array2::<f64>::zeros((rows.len(), params.dim));
         let mut terms = vec![0; rows.len()];
-        for (token, gradient) in d_output.rows().into_iter().enumerate() {
-            if let Some(k) = place[indices[token] as usize] {
+        for (token, &row) in indices.iter().enumerate() {
+            if let Some(k) = place[row as usize] {
+                let gradient = Array1::from(d_output.row(token));
                 value.row_mut(k).zip_mut_with(&gradient, |sum, g| *sum += g);
                 magnitude.row_mut(k).zip_mut_with(&gradient, |sum, g| *sum += g.abs());
                 terms[k] += 1;
