@@ -20,36 +20,11 @@ __device__ __forceinline__ float reduce_sum_16(float x) {
     return x;
 }
 
-// Scores of 4 rows and every 16th key from `tx` on.
-template <int DIM, int COLUMNS>
-__device__ __forceinline__ void scores(float (&s)[4][COLUMNS], const float* q, const float* k, int ty, int tx) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) s[r][c] = 0.f;
-#pragma unroll 1
-    for (int d = 0; d < DIM; d += 4) {
-        float4 a[4];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = *(const float4*)&q[(ty * 4 + r) * (DIM + 4) + d];
-#pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) {
-            const float4 b = *(const float4*)&k[(tx + 16 * c) * (DIM + 4) + d];
-#pragma unroll
-            for (int r = 0; r < 4; ++r)
-                s[r][c] = fmaf(a[r].w, b.w, fmaf(a[r].z, b.z, fmaf(a[r].y, b.y, fmaf(a[r].x, b.x, s[r][c]))));
-        }
-    }
-}
-
 template <int DIM>
 __device__ void attend(const void* q, const void* k, const void* v, const int* lengths_q, const int* lengths_k, void* o,
                        float* lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int causal, i64 window,
                        float scale) {
-    constexpr int KEYS = DIM > 64 ? 32 : 64, COLUMNS = KEYS / 16, SUMS = DIM / 16, VECTOR = SUMS < 4 ? SUMS : 4;
-    struct __align__(VECTOR * 4) Vector {
-        float at[VECTOR];
-    };
+    constexpr int KEYS = DIM > 64 ? 32 : 64, COLUMNS = KEYS / 16, SUMS = DIM / 16;
     extern __shared__ __align__(16) float shared[];
     float* q_tile = shared;
     float* k_tile = q_tile + QUERIES * (DIM + 4);
@@ -75,14 +50,14 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
     const int last = min(i0 + QUERIES, queries) - 1;
     const int first_key = last < i0 ? 0 : visible(i0, queries, keys, causal, (int)window).begin / KEYS * KEYS;
     const int end_key = last < i0 ? 0 : visible(last, queries, keys, causal, (int)window).end;
-    load_tile<DIM>(q_tile, q, kind, q_head, heads_q * DIM, i0, (int)seq_q, QUERIES);
+    load_tile<DIM, QUERIES>(q_tile, q, kind, q_head, heads_q * DIM, i0, (int)seq_q);
     for (int j0 = first_key; j0 < end_key; j0 += KEYS) {
         __syncthreads();
-        load_tile<DIM>(k_tile, k, kind, k_head, heads_kv * DIM, j0, keys, KEYS);
-        load_tile<DIM>(v_tile, v, kind, k_head, heads_kv * DIM, j0, keys, KEYS);
+        load_tile<DIM, KEYS>(k_tile, k, kind, k_head, heads_kv * DIM, j0, keys);
+        load_tile<DIM, KEYS>(v_tile, v, kind, k_head, heads_kv * DIM, j0, keys);
         __syncthreads();
         float s[4][COLUMNS];
-        scores<DIM, COLUMNS>(s, q_tile, k_tile, ty, tx);
+        products<DIM, COLUMNS>(s, q_tile, k_tile, ty, tx);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
             const Keys seen = visible(i0 + ty * 4 + r, queries, keys, causal, (int)window);
@@ -108,22 +83,7 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
             }
         }
         __syncthreads();
-#pragma unroll 1
-        for (int j = 0; j < KEYS; j += 2) {
-            float2 p[4];
-#pragma unroll
-            for (int r = 0; r < 4; ++r) p[r] = *(const float2*)&p_tile[(ty * 4 + r) * (KEYS + 4) + j];
-#pragma unroll
-            for (int c = 0; c < SUMS; c += VECTOR) {
-                const float* values = &v_tile[j * (DIM + 4) + c * 16 + tx * VECTOR];
-                const Vector x = *(const Vector*)values, y = *(const Vector*)(values + DIM + 4);
-#pragma unroll
-                for (int e = 0; e < VECTOR; ++e)
-#pragma unroll
-                    for (int r = 0; r < 4; ++r)
-                        sum[r][c + e] = fmaf(p[r].y, y.at[e], fmaf(p[r].x, x.at[e], sum[r][c + e]));
-            }
-        }
+        accumulate<DIM, KEYS>(sum, p_tile, v_tile, ty, tx);
     }
     __syncthreads();
 #pragma unroll
@@ -135,8 +95,7 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
         // The rows of Q are this half warp's own, and it has read them for the last time.
 #pragma unroll
         for (int c = 0; c < SUMS; ++c)
-            q_tile[(ty * 4 + r) * (DIM + 4) + c / VECTOR * 16 * VECTOR + tx * VECTOR + c % VECTOR] =
-                blind ? 0.f : sum[r][c] * inverse;
+            q_tile[(ty * 4 + r) * (DIM + 4) + column<DIM>(c, tx)] = blind ? 0.f : sum[r][c] * inverse;
         if (tx == 0 && i < seq_q) lse[(b * heads_q + h) * seq_q + i] = blind ? NEG_INFINITY : max[r] * LN_2 + logf(all);
     }
     __syncthreads();

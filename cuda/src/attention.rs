@@ -42,6 +42,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: backward::naive,
     },
     Variant {
+        op: "attention.backward",
+        name: "online",
+        idea: "probabilities recomputed tile by tile; one kernel owns queries, one owns keys",
+        deterministic: true,
+        plan: backward::online,
+    },
+    Variant {
         op: "attention.decode",
         name: "naive",
         idea: "one block a query head, a pass over the keys and a pass over the values",

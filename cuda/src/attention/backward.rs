@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::{Problem, backward::Params},
 };
 
-use super::{blocks, mask_of};
+use super::{blocks, kind_of, mask_of, require_head_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -72,5 +72,44 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     step("dq", rows * head_dim, &[ds, at.k, at.dq], &[&sizes, &scale])?;
     let gradients = batch * seq_k * heads_kv * head_dim;
     step("dk_dv", gradients, &[p, ds, at.q, at.d_o, at.dk, at.dv], &[&sizes, &scale])?;
+    Ok(plan)
+}
+
+/// Tiles on CUDA cores.
+pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const MODULE: &str = "attention_backward_online";
+    /// Rows of the block's own tiles (queries for dq, keys for dk and dv) and of those it walks over.
+    const OWN: usize = 64;
+    const OTHER: usize = 32;
+    let problem = case.params::<Params>()?.problem();
+    require_head_dim(&problem, &[32, 64, 128])?;
+    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
+    let (causal, window) = mask_of(&problem);
+    let kind = kind_of(problem.dtype);
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &problem, inputs);
+
+    let mut args = [at.d_o, at.o, at.delta].map(Arg::from).to_vec();
+    args.push(kind.into());
+    args.extend([batch, seq_q, heads_q, head_dim].map(Arg::from));
+    let grid = [blocks(batch * heads_q * seq_q, 8)?, 1, 1];
+    plan.launch(MODULE, "delta", grid, [256, 1, 1], 0, &args);
+
+    let tiles_bytes = 4 * 2 * (OWN + OTHER) * (head_dim + 4);
+    let weights_bytes = 4 * OWN * (OTHER + 4);
+    let mut rest = vec![kind.into()];
+    rest.extend([seq_q, seq_k, heads_q, heads_kv].map(Arg::from));
+    rest.extend([causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
+    let mut step = |name: &str, tiles: usize, weights: usize, outputs: &[BufferId]| {
+        let mut args = [at.q, at.k, at.v, at.d_o, at.lse, at.delta].map(Arg::from).to_vec();
+        args.extend(outputs.iter().map(|&id| Arg::from(id)));
+        args.extend(&rest);
+        let shared_bytes = tiles_bytes + weights * weights_bytes;
+        let symbol = format!("{name}_d{head_dim}");
+        plan.launch(MODULE, symbol, [blocks(tiles, 1)?, 1, 1], [256, 1, 1], shared_bytes, &args);
+        Ok::<(), Unsupported>(())
+    };
+    step("dq", batch * heads_q * seq_q.div_ceil(OWN), 1, &[at.dq])?;
+    step("dk_dv", batch * heads_kv * seq_k.div_ceil(OWN), 2, &[at.dk, at.dv])?;
     Ok(plan)
 }
