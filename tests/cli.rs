@@ -77,7 +77,11 @@ fn an_existing_records_file_is_never_overwritten() {
     let folder = folder();
     let path = folder.path().join("mine.jsonl");
     std::fs::write(&path, "precious").unwrap();
-    refuses(folder.path(), &["run", "--quick", "--out", "mine.jsonl"], &["mine.jsonl", "not overwritten"]);
+    refuses(
+        folder.path(),
+        &["run", "--quick", "--out", "mine.jsonl"],
+        &["mine.jsonl", "not overwritten"],
+    );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 

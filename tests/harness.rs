@@ -67,7 +67,8 @@ fn attention(inputs: &Tensors, fault: Fault) -> Tensors {
             acc.iter_mut().enumerate().for_each(|(d, a)| *a = round(*a + p * v[at(j, d)]));
         }
         for (d, a) in acc.iter().enumerate() {
-            o[at(i, d)] = if fault == Fault::NanOutput && row == rows / 2 { f32::NAN } else { a / weight };
+            o[at(i, d)] =
+                if fault == Fault::NanOutput && row == rows / 2 { f32::NAN } else { a / weight };
         }
         lse[row] = highest + weight.ln();
     }
@@ -126,7 +127,8 @@ fn the_same_case_draws_the_same_bits_and_another_seed_others() {
     let workloads = workload::embedded().unwrap();
     for workload in workloads.iter().filter(|w| w.tier == Tier::Quick) {
         let case = &workload.cases[0];
-        let draw = |case: &Case| touchstone_reference::operation(case).unwrap().inputs(case).unwrap();
+        let draw =
+            |case: &Case| touchstone_reference::operation(case).unwrap().inputs(case).unwrap();
         let again: Case = case.to_string().parse().unwrap();
         let (one, two) = (draw(case), draw(&again));
         let same = one.iter().all(|(name, tensor)| same_bits(tensor, two.tensor(name)));

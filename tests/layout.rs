@@ -85,7 +85,9 @@ fn source_files_stay_short_enough_to_read() {
         }
     }
     let mut long = Vec::new();
-    for folder in ["src", "reference", "cuda/src", "cuda/kernels", "bench", "reports", "ci", "tests"] {
+    for folder in
+        ["src", "reference", "cuda/src", "cuda/kernels", "bench", "reports", "ci", "tests"]
+    {
         walk(&root().join(folder), &mut long);
     }
     assert!(long.is_empty(), "{}", long.join("\n"));

@@ -1,8 +1,8 @@
 //! What can be said of every plan without a GPU: it delivers the operation's outputs in their shapes, and
 //! its launches fit the signatures of the kernels they name.
 
-use touchstone_bench::{Tier, verify::plan, workload};
 use touchstone_bench::{Problem, Workload};
+use touchstone_bench::{Tier, verify::plan, workload};
 use touchstone_cuda::{Plan, Role, Step, Variant, ptx, variants};
 
 fn small_workloads() -> Vec<Workload> {

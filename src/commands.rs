@@ -1,0 +1,108 @@
+//! The subcommands, one file each.
+
+pub mod check;
+pub mod compare;
+pub mod gate;
+pub mod list;
+pub mod main_job;
+pub mod report;
+pub mod run;
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer};
+
+use crate::select::Selected;
+
+/// Runs the selected cases with a progress bar; problems are printed as they are found and finished
+/// records go to `writer` at once.
+fn run_cases(
+    runner: &mut Runner,
+    selected: &[Selected],
+    task: impl Fn(&Selected) -> Task,
+    mut writer: Option<&mut Writer>,
+) -> anyhow::Result<Vec<Record>> {
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} cases {elapsed} {wide_msg}")?;
+    let bar = ProgressBar::new(selected.len() as u64).with_style(style);
+    let mut all = Vec::new();
+    for selected in selected {
+        bar.set_message(selected.case.to_string());
+        let records = runner.case(&selected.workload, &selected.case, task(selected));
+        for record in &records {
+            if let Some(problem) = problem(record) {
+                bar.suspend(|| eprintln!("{problem}"));
+            }
+            if let Some(writer) = &mut writer {
+                writer.write(record)?;
+            }
+        }
+        all.extend(records);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(all)
+}
+
+/// What is wrong with a record, with the command that replays it.
+fn problem(record: &Record) -> Option<String> {
+    let (word, text) = match &record.outcome {
+        Outcome::Wrong { complaint, .. } => ("WRONG", complaint),
+        Outcome::Failed { error } => ("FAILED", error),
+        _ => return None,
+    };
+    let (variant, case) = (&record.variant, &record.case);
+    Some(format!(
+        "{word}: {variant} on {case}\n  {text}\n  replay: touchstone check --variant {variant} '{case}'"
+    ))
+}
+
+/// Prints how many records came out how, what was skipped and why, and gives the exit code.
+fn summarize(records: &[Record]) -> ExitCode {
+    let count = |test: fn(&Outcome) -> bool| records.iter().filter(|r| test(&r.outcome)).count();
+    let measured = count(|o| matches!(o, Outcome::Measured { .. }));
+    let checked = count(|o| matches!(o, Outcome::Checked { .. }));
+    let wrong = count(|o| matches!(o, Outcome::Wrong { .. }));
+    let failed = count(|o| matches!(o, Outcome::Failed { .. }));
+    let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in records {
+        if let Outcome::Skipped { reason } = &record.outcome {
+            *skipped.entry(reason).or_default() += 1;
+        }
+    }
+    println!(
+        "{} results: {measured} measured, {checked} checked, {wrong} wrong, {failed} failed, {} not run",
+        records.len(),
+        skipped.values().sum::<usize>()
+    );
+    let mut reasons: Vec<_> = skipped.into_iter().collect();
+    reasons.sort_by_key(|&(_, times)| std::cmp::Reverse(times));
+    for (reason, times) in reasons.iter().take(12) {
+        println!("  not run, {times} times: {reason}");
+    }
+    if reasons.len() > 12 {
+        println!("  … and {} more reasons (all are in the records)", reasons.len() - 12);
+    }
+    ExitCode::from(u8::from(wrong + failed > 0 || measured + checked == 0))
+}
+
+/// One line on what this run computes on.
+fn introduce(runner: &Runner) {
+    let environment = runner.environment();
+    println!("CPU: {}, {} threads", environment.cpu, environment.cpu_threads);
+    match (runner.gpu(), &environment.device) {
+        (Ok(_), Some(device)) => println!(
+            "GPU: {}, compute {}, driver {}{}",
+            device.name,
+            device.compute,
+            device.driver,
+            device.limits.as_ref().map_or(String::new(), |limits| format!(
+                "; measured copy {:.2} TB/s, bf16 mma.sync {:.0} TFLOP/s",
+                limits.copy_bytes_per_s * 1e-12,
+                limits.matrix_flops_per_s * 1e-12
+            ))
+        ),
+        (Err(reason), _) => println!("GPU: {reason}; CUDA variants will not be run"),
+        (Ok(_), None) => println!("GPU: present, not described"),
+    }
+}

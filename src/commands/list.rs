@@ -1,0 +1,79 @@
+//! `touchstone list`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use touchstone_bench::Workload;
+use touchstone_reference::operations;
+
+use crate::select::Selection;
+
+/// Arguments of `list`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    /// Machine-readable output
+    #[arg(long)]
+    json: bool,
+    /// Also every case id
+    #[arg(long)]
+    cases: bool,
+}
+
+/// Prints operations with their variants and workloads.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let workloads = arguments.selection.all()?;
+    let chosen: Vec<&Workload> =
+        workloads.iter().filter(|w| arguments.selection.lets_through(w)).collect();
+    if chosen.is_empty() {
+        anyhow::bail!(
+            "no operation or workload matches '{}'",
+            arguments.selection.filter.as_deref().unwrap_or_default()
+        );
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&as_json(&chosen))?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for operation in operations() {
+        let asked: Vec<_> = chosen.iter().filter(|w| w.op == operation.name).collect();
+        if asked.is_empty() {
+            continue;
+        }
+        println!("{}  {}", operation.name, operation.summary);
+        for variant in touchstone_cuda::variants().filter(|v| v.op == operation.name) {
+            println!("  variant   {:<20} {}", variant.name, variant.idea);
+        }
+        for w in asked {
+            let tier = format!("{:?}", w.tier).to_lowercase();
+            println!("  workload  {:<20} {tier}, {} cases: {}", w.name, w.cases.len(), w.why);
+            if arguments.cases {
+                w.cases.iter().for_each(|case| println!("    {case}"));
+            }
+        }
+        println!();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(chosen: &[&Workload]) -> serde_json::Value {
+    let operation = |operation: &'static touchstone_reference::Operation| {
+        let variants: Vec<_> = touchstone_cuda::variants()
+            .filter(|v| v.op == operation.name)
+            .map(|v| json!({"name": v.name, "idea": v.idea, "deterministic": v.deterministic}))
+            .collect();
+        let workloads: Vec<_> = chosen
+            .iter()
+            .filter(|w| w.op == operation.name)
+            .map(|w| json!({"name": w.name, "why": w.why, "tier": w.tier, "cases": w.cases}))
+            .collect();
+        json!({
+            "operation": operation.name,
+            "summary": operation.summary,
+            "variants": variants,
+            "workloads": workloads,
+        })
+    };
+    operations().map(operation).filter(|o| o["workloads"] != json!([])).collect()
+}

@@ -1,0 +1,51 @@
+//! `touchstone run`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use touchstone_bench::{Effort, Runner, Task, Tier, record::Writer};
+
+use super::{introduce, run_cases, summarize};
+use crate::{default_folder, select::Selection};
+
+/// Arguments of `run`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    /// Only the quick workloads, with fewer samples
+    #[arg(long)]
+    quick: bool,
+    /// Do not time the naive references on the CPU
+    #[arg(long)]
+    no_reference: bool,
+    /// Records file to create; it must not exist [default: report/records/DATE.jsonl]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// Verifies and measures every selected case and writes its records as they are made.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (tiers, effort): (&[Tier], _) = match arguments.quick {
+        true => (&[Tier::Quick], Effort::QUICK),
+        false => (&[Tier::Quick, Tier::Full], Effort::FULL),
+    };
+    let selected = arguments.selection.cases(tiers)?;
+    let mut runner = Runner::new(arguments.selection.device, true)?;
+    runner.only_variant = arguments.selection.variant.clone();
+    runner.time_references = !arguments.no_reference;
+    let path = arguments.out.clone().unwrap_or_else(|| records_path(&default_folder(), &runner));
+    let mut writer = Writer::create(&path)?;
+    introduce(&runner);
+    let records = run_cases(&mut runner, &selected, |_| Task::Measure(effort), Some(&mut writer))?;
+    println!("records: {}", path.display());
+    Ok(summarize(&records))
+}
+
+/// A file name that no earlier run has: the run's date and the process.
+pub fn records_path(folder: &Path, runner: &Runner) -> PathBuf {
+    let date = runner.environment().date.replace([':', '-'], "");
+    folder.join("records").join(format!("{date}-{}.jsonl", std::process::id()))
+}

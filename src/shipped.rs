@@ -1,0 +1,22 @@
+//! The recorded results that the repository ships: `ci/baselines/<device>/*.jsonl`, embedded so that the
+//! report shows them from wherever the program is run.
+
+use include_dir::{Dir, include_dir};
+use touchstone_bench::{Record, record};
+
+static BASELINES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/ci/baselines");
+
+/// All shipped records, device by device.
+///
+/// # Errors
+/// Names the file and line of a malformed record.
+pub fn records() -> anyhow::Result<Vec<Record>> {
+    let mut all = Vec::new();
+    for file in BASELINES.dirs().flat_map(Dir::files) {
+        if file.path().extension().is_some_and(|e| e == "jsonl") {
+            let text = file.contents_utf8().unwrap_or_default();
+            all.extend(record::from_text(&file.path().display().to_string(), text)?);
+        }
+    }
+    Ok(all)
+}
