@@ -1,6 +1,142 @@
-//! ssm: CUDA variants of this vertical.
+//! State-space models: scans along the sequence.
 
-use crate::variant::Variant;
+use touchstone_reference::DType;
+
+use crate::{
+    plan::{Arg, Plan},
+    variant::{Unsupported, Variant},
+};
+
+mod recurrence;
+mod selective;
+mod selective_backward;
 
 /// The variants of this vertical, in ladder order.
-pub static VARIANTS: &[Variant] = &[];
+pub static VARIANTS: &[Variant] = &[
+    Variant {
+        op: "ssm.selective",
+        name: "sequential",
+        idea: "one thread a channel, states in memory",
+        deterministic: true,
+        plan: |case, inputs| selective::plan(case, inputs, &selective::SEQUENTIAL),
+    },
+    Variant {
+        op: "ssm.selective",
+        name: "block_scan",
+        idea: "one block a channel scans 512 steps in parallel, state by state",
+        deterministic: true,
+        plan: |case, inputs| selective::plan(case, inputs, &selective::BLOCK_SCAN),
+    },
+    Variant {
+        op: "ssm.selective",
+        name: "staged",
+        idea: "one thread a channel, 16 states in registers, tiles staged in shared memory",
+        deterministic: true,
+        plan: |case, inputs| selective::plan(case, inputs, &selective::STAGED),
+    },
+    Variant {
+        op: "ssm.selective",
+        name: "split",
+        idea: "as staged, with four threads a channel to hide latency",
+        deterministic: true,
+        plan: |case, inputs| selective::plan(case, inputs, &selective::SPLIT),
+    },
+    Variant {
+        op: "ssm.selective",
+        name: "chunked",
+        idea: "chunks of the sequence scanned at the same time and joined by their states",
+        deterministic: true,
+        plan: selective::chunked,
+    },
+    Variant {
+        op: "ssm.selective_backward",
+        name: "sequential",
+        idea: "one thread a channel, all states kept in memory",
+        deterministic: true,
+        plan: selective_backward::sequential,
+    },
+    Variant {
+        op: "ssm.selective_backward",
+        name: "checkpoint",
+        idea: "keeps every eighth state, recomputes the rest in registers",
+        deterministic: true,
+        plan: selective_backward::checkpoint,
+    },
+    Variant {
+        op: "ssm.recurrence",
+        name: "sequential",
+        idea: "one thread a channel",
+        deterministic: true,
+        plan: |case, inputs| recurrence::forward(case, inputs, &recurrence::SEQUENTIAL),
+    },
+    Variant {
+        op: "ssm.recurrence",
+        name: "block_scan",
+        idea: "one block a sequence and 32 channels scans 128 steps in parallel",
+        deterministic: true,
+        plan: |case, inputs| recurrence::forward(case, inputs, &recurrence::BLOCK_SCAN),
+    },
+    Variant {
+        op: "ssm.recurrence",
+        name: "lookback",
+        idea: "one pass over tiles of time, carried by decoupled look-back to fixed anchors",
+        deterministic: true,
+        plan: |case, inputs| recurrence::forward(case, inputs, &recurrence::LOOKBACK),
+    },
+    Variant {
+        op: "ssm.recurrence_backward",
+        name: "sequential",
+        idea: "one thread a channel",
+        deterministic: true,
+        plan: |case, inputs| recurrence::backward(case, inputs, &recurrence::SEQUENTIAL),
+    },
+    Variant {
+        op: "ssm.recurrence_backward",
+        name: "block_scan",
+        idea: "one block a sequence and 32 channels scans 128 steps in parallel",
+        deterministic: true,
+        plan: |case, inputs| recurrence::backward(case, inputs, &recurrence::BLOCK_SCAN),
+    },
+    Variant {
+        op: "ssm.recurrence_backward",
+        name: "lookback",
+        idea: "one pass over tiles of time, carried by decoupled look-back to fixed anchors",
+        deterministic: true,
+        plan: |case, inputs| recurrence::backward(case, inputs, &recurrence::LOOKBACK),
+    },
+];
+
+/// Threads of a block where a kernel gives every output element or row one thread.
+const THREADS: usize = 128;
+
+/// A grid of that many blocks, if CUDA takes it.
+fn blocks(count: usize) -> Result<[usize; 3], Unsupported> {
+    if count > i32::MAX as usize {
+        return Err(Unsupported(format!("{count} blocks are more than a grid takes")));
+    }
+    Ok([count, 1, 1])
+}
+
+/// Refuses a state size or element type beyond what a variant is built for.
+fn within(state: usize, dtype: DType, most: usize, dtypes: &[DType]) -> Result<(), Unsupported> {
+    if state > most {
+        return Err(Unsupported(format!("state {state} is above {most}")));
+    }
+    if !dtypes.contains(&dtype) {
+        return Err(Unsupported(format!("no kernel for {}", dtype.name())));
+    }
+    Ok(())
+}
+
+/// Adds `out[outer, inner] = Σ_count parts[outer, count, inner]`.
+fn sum(
+    plan: &mut Plan,
+    parts: Arg,
+    out: Arg,
+    [outer, count, inner]: [usize; 3],
+) -> Result<(), Unsupported> {
+    let grid = blocks((outer * inner).div_ceil(THREADS))?;
+    let args = [parts, out, outer.into(), count.into(), inner.into()];
+    plan.launch("ssm_sum", "sum", grid, [THREADS, 1, 1], 0, &args);
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SCAN_DEPTH, Term, View, check_dtype, expected, sample};
+use super::{SCAN_DEPTH, Term, View, expected, sample};
 use crate::{
     algorithm::{Algorithm, Work},
     draw::Draw,
@@ -60,11 +60,11 @@ impl Params {
     }
 
     pub(super) fn validate(&self) -> Result<(), String> {
-        check_dtype(self.dtype)?;
-        if self.field == Field::Complex && self.dtype != DType::F32 {
-            return Err("complex numbers are stored as f32 only".into());
+        match (self.field, self.dtype) {
+            (_, DType::F32) | (Field::Real, DType::Bf16) => Ok(()),
+            (Field::Real, other) => Err(format!("dtype {} is not f32 or bf16", other.name())),
+            (Field::Complex, _) => Err("complex numbers are stored as f32 only".into()),
         }
-        Ok(())
     }
 
     /// Factors whose memory 1/(1 − |a|) is log-uniform from 1 to about 400 steps. One real factor in
