@@ -274,7 +274,7 @@ impl<'a> Problem<'a> {
 pub struct Selective;
 
 /// State updates a reference computes before it samples channels.
-const MOST_UPDATES: usize = 1 << 23;
+const MOST_UPDATES: usize = 1 << 22;
 
 impl Algorithm for Selective {
     const NAME: &'static str = "ssm.selective";
