@@ -33,7 +33,8 @@ impl Problem {
     fn with(mut self, name: &str, change: impl Fn(usize, f64) -> f64) -> Self {
         let tensor = self.inputs.tensor(name);
         let values = tensor.to_f64().into_iter().enumerate().map(|(i, v)| change(i, v)).collect();
-        self.inputs.insert(name, f64_tensor(&tensor.shape().to_vec(), values));
+        let changed = f64_tensor(tensor.shape(), values);
+        self.inputs.insert(name, changed);
         self
     }
 
