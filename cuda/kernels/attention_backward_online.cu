@@ -40,11 +40,11 @@ __device__ void query_gradient(const void* q, const void* k, const void* v, cons
     Keys seen[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-        const int i = i0 + ty * 4 + r;
-        const bool real = i < n.seq_q;
-        seen[r] = real ? n.seen_by(i) : Keys{0, 0};
-        base[r] = real ? lse[bh * n.seq_q + i] * LOG2_E : 0.f;
-        row_delta[r] = real ? delta[bh * n.seq_q + i] : 0.f;
+        // Rows behind the last query repeat it; they are not stored.
+        const int i = min(i0 + ty * 4 + r, (int)n.seq_q - 1);
+        seen[r] = n.seen_by(i);
+        base[r] = lse[bh * n.seq_q + i] * LOG2_E;
+        row_delta[r] = delta[bh * n.seq_q + i];
 #pragma unroll
         for (int c = 0; c < DIM / 16; ++c) sum[r][c] = 0.f;
     }
@@ -118,14 +118,14 @@ __device__ void key_gradients(const void* q, const void* k, const void* v, const
             products<DIM, 2>(dp, v_tile, d_o_tile, ty, tx);
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
-                const int i = i0 + tx + 16 * c;
-                const bool real = i < n.seq_q;
-                const Keys seen = real ? n.seen_by(i) : Keys{0, 0};
-                const float base = real ? lse[row + i] * LOG2_E : 0.f, query_delta = real ? delta[row + i] : 0.f;
+                const int i = min(i0 + tx + 16 * c, (int)n.seq_q - 1);
+                const bool real = i0 + tx + 16 * c < n.seq_q;
+                const Keys seen = n.seen_by(i);
+                const float base = lse[row + i] * LOG2_E, query_delta = delta[row + i];
 #pragma unroll
                 for (int r = 0; r < 4; ++r) {
                     const int j = j0 + ty * 4 + r;
-                    const bool visible = j >= seen.begin && j < seen.end;
+                    const bool visible = real && j >= seen.begin && j < seen.end;
                     const float p = visible ? exp2_fast(fmaf(s[r][c], n.scale * LOG2_E, -base)) : 0.f;
                     p_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] = p;
                     ds_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] = p * (dp[r][c] - query_delta);
@@ -165,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 #define KERNELS(DIM)                                                                                                \
-    extern "C" __global__ void __launch_bounds__(256)                                                               \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                            \
         dq_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,               \
                   const void* __restrict__ d_o, const float* __restrict__ lse, const float* __restrict__ delta,     \
                   void* __restrict__ dq, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int causal,     \
@@ -173,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(256)
         query_gradient<DIM>(q, k, v, d_o, lse, delta, dq, kind,                                                     \
                             {seq_q, seq_k, heads_q, heads_kv, causal, (int)window, scale});                         \
     }                                                                                                               \
-    extern "C" __global__ void __launch_bounds__(256)                                                               \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                            \
         dk_dv_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,            \
                      const void* __restrict__ d_o, const float* __restrict__ lse, const float* __restrict__ delta,  \
                      void* __restrict__ dk, void* __restrict__ dv, int kind, i64 seq_q, i64 seq_k, i64 heads_q,     \

@@ -29,13 +29,24 @@ __device__ void store_tile(const float* tile, void* array, int kind, i64 head, i
 }
 
 // The 256 threads form 16 x 16: thread (ty, tx) holds rows 4 ty .. 4 ty + 3 and, of a row of DIM sums, number c is
-// column(c, tx): neighbouring threads hold neighbouring vectors of up to four.
+// column(c, tx): neighbouring threads hold neighbouring vectors of four, or single
+// values where a thread holds fewer.
 template <int DIM> struct Sums {
-    static constexpr int COUNT = DIM / 16, VECTOR = COUNT < 4 ? COUNT : 4;
+    static constexpr int COUNT = DIM / 16, VECTOR = COUNT < 4 ? 1 : 4;
 };
 template <int DIM> __device__ __forceinline__ int column(int c, int tx) {
     constexpr int VECTOR = Sums<DIM>::VECTOR;
     return c / VECTOR * 16 * VECTOR + tx * VECTOR + c % VECTOR;
+}
+
+// One or four floats of shared memory in one read. In assembly, because NVRTC 12.4 sometimes splits the plain read of
+// a float4 in two, differently from run to run, and the committed PTX must repeat byte for byte.
+__device__ __forceinline__ void load_vector(float (&x)[1], const float* from) { x[0] = *from; }
+__device__ __forceinline__ void load_vector(float (&x)[4], const float* from) {
+    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "r"((u32)__cvta_generic_to_shared(from))
+                 : "memory");
 }
 
 // Products of 4 rows of one tile with every 16th row of another from `tx` on.
@@ -47,42 +58,43 @@ __device__ __forceinline__ void products(float (&s)[4][COLUMNS], const float* ro
         for (int c = 0; c < COLUMNS; ++c) s[r][c] = 0.f;
 #pragma unroll 1
     for (int d = 0; d < DIM; d += 4) {
-        float4 a[4];
+        float a[4][4];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) a[r] = *(const float4*)&rows[(ty * 4 + r) * (DIM + 4) + d];
+        for (int r = 0; r < 4; ++r) load_vector(a[r], &rows[(ty * 4 + r) * (DIM + 4) + d]);
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
-            const float4 b = *(const float4*)&columns[(tx + 16 * c) * (DIM + 4) + d];
+            float b[4];
+            load_vector(b, &columns[(tx + 16 * c) * (DIM + 4) + d]);
 #pragma unroll
             for (int r = 0; r < 4; ++r)
-                s[r][c] = fmaf(a[r].w, b.w, fmaf(a[r].z, b.z, fmaf(a[r].y, b.y, fmaf(a[r].x, b.x, s[r][c]))));
+#pragma unroll
+                for (int e = 0; e < 4; ++e) s[r][c] = fmaf(a[r][e], b[e], s[r][c]);
         }
     }
 }
 
-// sum[r][c] += sum over j of weights[4 ty + r][j] * values[j][column(c, tx)], COUNT of them; rows of weights are padded by 4.
+// sum[r][c] += sum over j of weights[4 ty + r][j] * values[j][column(c, tx)], COUNT of them; rows of weights are
+// padded by 4.
 template <int DIM, int COUNT>
 __device__ __forceinline__ void accumulate(float (&sum)[4][DIM / 16], const float* weights, const float* values, int ty,
                                            int tx) {
     constexpr int VECTOR = Sums<DIM>::VECTOR;
-    struct __align__(VECTOR * 4) Vector {
-        float at[VECTOR];
-    };
 #pragma unroll 1
-    for (int j = 0; j < COUNT; j += 2) {
-        float2 w[4];
+    for (int j = 0; j < COUNT; j += 4) {
+        float w[4][4];
 #pragma unroll
-        for (int r = 0; r < 4; ++r) w[r] = *(const float2*)&weights[(ty * 4 + r) * (COUNT + 4) + j];
+        for (int r = 0; r < 4; ++r) load_vector(w[r], &weights[(ty * 4 + r) * (COUNT + 4) + j]);
 #pragma unroll
-        for (int c = 0; c < DIM / 16; c += VECTOR) {
-            const float* from = &values[j * (DIM + 4) + c * 16 + tx * VECTOR];
-            const Vector x = *(const Vector*)from, y = *(const Vector*)(from + DIM + 4);
+        for (int next = 0; next < 4; ++next)
 #pragma unroll
-            for (int e = 0; e < VECTOR; ++e)
+            for (int c = 0; c < DIM / 16; c += VECTOR) {
+                float x[VECTOR];
+                load_vector(x, &values[(j + next) * (DIM + 4) + c * 16 + tx * VECTOR]);
 #pragma unroll
-                for (int r = 0; r < 4; ++r)
-                    sum[r][c + e] = fmaf(w[r].y, y.at[e], fmaf(w[r].x, x.at[e], sum[r][c + e]));
-        }
+                for (int e = 0; e < VECTOR; ++e)
+#pragma unroll
+                    for (int r = 0; r < 4; ++r) sum[r][c + e] = fmaf(w[r][next], x[e], sum[r][c + e]);
+            }
     }
 }
 
