@@ -53,7 +53,7 @@ class Nvrtc:
         return buffer.value.decode()
 
     def compile(self, source):
-        text = source.read_text()
+        text = source.read_text(encoding="utf-8")
         target = re.search(r"^// Target: (compute_\w+)$", text, re.M)
         options = [
             f"--gpu-architecture={target[1] if target else 'compute_80'}",
@@ -112,10 +112,10 @@ def main():
     PTX.mkdir(exist_ok=True)
     for source in sources:
         ptx, path = nvrtc.compile(source), PTX / f"{source.stem}.ptx"
-        if not path.exists() or path.read_text() != ptx:
+        if not path.exists() or path.read_text(encoding="utf-8") != ptx:
             stale.append(path.name)
             if not options.check:
-                path.write_text(ptx)
+                path.write_text(ptx, encoding="utf-8")
         if options.resources and path.exists():
             resources(path)
     if not options.stems:

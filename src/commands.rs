@@ -11,7 +11,7 @@ pub mod run;
 use std::{collections::BTreeMap, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer};
+use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer, run::solve};
 
 use crate::select::Selected;
 
@@ -20,32 +20,44 @@ use crate::select::Selected;
 fn run_cases(
     runner: &mut Runner,
     selected: &[Selected],
-    task: impl Fn(&Selected) -> Task,
+    task: Task,
     mut writer: Option<&mut Writer>,
 ) -> anyhow::Result<Vec<Record>> {
     let style = ProgressStyle::with_template("{bar:24} {pos}/{len} cases {elapsed} {wide_msg}")?;
     let bar = ProgressBar::new(selected.len() as u64).with_style(style);
     let mut all = Vec::new();
-    for selected in selected {
-        bar.set_message(selected.case.to_string());
-        let records = runner.case(&selected.workload, &selected.case, task(selected));
-        for record in &records {
-            if let Some(problem) = problem(record) {
-                bar.suspend(|| eprintln!("{problem}"));
+    for some in selected.chunks(solved_at_once(runner, task)) {
+        bar.set_message(some[0].case.to_string());
+        let cases: Vec<_> = some.iter().map(|selected| &selected.case).collect();
+        for (selected, problem) in some.iter().zip(solve(&cases)) {
+            let records = runner.case(&selected.workload, &selected.case, problem, task);
+            for record in &records {
+                if let Some(complaint) = complaint(record) {
+                    bar.suspend(|| eprintln!("{complaint}"));
+                }
+                if let Some(writer) = &mut writer {
+                    writer.write(record)?;
+                }
             }
-            if let Some(writer) = &mut writer {
-                writer.write(record)?;
-            }
+            all.extend(records);
+            bar.inc(1);
         }
-        all.extend(records);
-        bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(all)
 }
 
+/// How many cases to draw and solve at once: one when references are timed, lest they disturb each other.
+fn solved_at_once(runner: &Runner, task: Task) -> usize {
+    let timed = matches!(task, Task::Measure(_)) && runner.time_references;
+    if timed {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, |threads| threads.get().min(8))
+}
+
 /// What is wrong with a record, with the command that replays it.
-fn problem(record: &Record) -> Option<String> {
+fn complaint(record: &Record) -> Option<String> {
     let (word, text) = match &record.outcome {
         Outcome::Wrong { complaint, .. } => ("WRONG", complaint),
         Outcome::Failed { error } => ("FAILED", error),

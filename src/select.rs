@@ -26,8 +26,6 @@ pub struct Selection {
 pub struct Selected {
     /// Name of the workload; `replay` for a case given by its id.
     pub workload: String,
-    /// Tier of the workload.
-    pub tier: Tier,
     /// The case.
     pub case: Case,
 }
@@ -41,7 +39,7 @@ impl Selection {
         if let Some(id) = self.filter.as_deref().filter(|filter| filter.contains(':')) {
             let case: Case = id.parse()?;
             let case = operation(&case)?.normalize(&case)?;
-            return Ok(vec![Selected { workload: "replay".into(), tier: Tier::Edge, case }]);
+            return Ok(vec![Selected { workload: "replay".into(), case }]);
         }
         let workloads = self.all()?;
         let chosen: Vec<&Workload> = workloads.iter().filter(|w| self.lets_through(w)).collect();
@@ -55,7 +53,7 @@ impl Selection {
             .iter()
             .filter(|w| tiers.contains(&w.tier))
             .flat_map(|w| w.cases.iter().map(move |case| (w, case.clone())))
-            .map(|(w, case)| Selected { workload: w.name.clone(), tier: w.tier, case })
+            .map(|(w, case)| Selected { workload: w.name.clone(), case })
             .collect();
         if selected.is_empty() {
             let names: Vec<_> = chosen.iter().map(|w| format!("{}/{}", w.op, w.name)).collect();

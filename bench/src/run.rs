@@ -11,6 +11,17 @@ use crate::{
     verify::{self, Problem, Verdict},
 };
 
+/// Draws inputs and computes references of several cases, each on a thread of its own, in order.
+pub fn solve(cases: &[&Case]) -> Vec<anyhow::Result<Problem>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = cases.iter().map(|case| scope.spawn(|| Problem::new(case))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|done| done.unwrap_or_else(|_| Err(anyhow::anyhow!("the reference panicked"))))
+            .collect()
+    })
+}
+
 /// What to do with each case.
 #[derive(Clone, Copy, Debug)]
 pub enum Task {
@@ -68,9 +79,15 @@ impl Runner {
         self.only_variant.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// Runs one drawn case through the reference and every CUDA variant.
-    pub fn case(&mut self, workload: &str, case: &Case, task: Task) -> Vec<Record> {
-        match Problem::new(case) {
+    /// Runs a drawn case, already made a problem or refused, through the reference and every variant.
+    pub fn case(
+        &mut self,
+        workload: &str,
+        case: &Case,
+        problem: anyhow::Result<Problem>,
+        task: Task,
+    ) -> Vec<Record> {
+        match problem {
             Ok(problem) => self.problem(workload, &problem, task),
             Err(error) => {
                 let record = self.bare_record(workload, case, "drawn", "reference", Executor::Cpu);

@@ -25,7 +25,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::new(arguments.selection.device, false)?;
     runner.only_variant = arguments.selection.variant.clone();
     introduce(&runner);
-    let records = run_cases(&mut runner, &selected, |_| Task::Check, None)?;
+    let records = run_cases(&mut runner, &selected, Task::Check, None)?;
     if selected.len() == 1 {
         for record in &records {
             let said = match &record.outcome {

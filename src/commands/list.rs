@@ -1,6 +1,6 @@
 //! `touchstone list`.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use serde_json::json;
 use touchstone_bench::Workload;
@@ -32,29 +32,39 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             arguments.selection.filter.as_deref().unwrap_or_default()
         );
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(&chosen))?);
-        return Ok(ExitCode::SUCCESS);
+    let text = match arguments.json {
+        true => serde_json::to_string_pretty(&as_json(&chosen))? + "\n",
+        false => as_text(&chosen, arguments.cases),
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough (`| head`) is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn as_text(chosen: &[&Workload], with_cases: bool) -> String {
+    let mut lines = Vec::new();
     for operation in operations() {
         let asked: Vec<_> = chosen.iter().filter(|w| w.op == operation.name).collect();
         if asked.is_empty() {
             continue;
         }
-        println!("{}  {}", operation.name, operation.summary);
+        lines.push(format!("{}  {}", operation.name, operation.summary));
         for variant in touchstone_cuda::variants().filter(|v| v.op == operation.name) {
-            println!("  variant   {:<20} {}", variant.name, variant.idea);
+            lines.push(format!("  variant   {:<20} {}", variant.name, variant.idea));
         }
         for w in asked {
             let tier = format!("{:?}", w.tier).to_lowercase();
-            println!("  workload  {:<20} {tier}, {} cases: {}", w.name, w.cases.len(), w.why);
-            if arguments.cases {
-                w.cases.iter().for_each(|case| println!("    {case}"));
+            let cases = w.cases.len();
+            lines.push(format!("  workload  {:<20} {tier}, {cases} cases: {}", w.name, w.why));
+            if with_cases {
+                lines.extend(w.cases.iter().map(|case| format!("    {case}")));
             }
         }
-        println!();
+        lines.push(String::new());
     }
-    Ok(ExitCode::SUCCESS)
+    lines.join("\n")
 }
 
 fn as_json(chosen: &[&Workload]) -> serde_json::Value {

@@ -35,7 +35,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut writer = Writer::create(&records_path(&folder, &runner))?;
 
     println!("quick workloads: {} cases", selected.len());
-    let task = |_: &_| Task::Measure(Effort::QUICK);
+    let task = Task::Measure(Effort::QUICK);
     let own = run_cases(&mut runner, &selected, task, Some(&mut writer))?;
     let code = summarize(&own);
 

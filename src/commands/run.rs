@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = arguments.out.clone().unwrap_or_else(|| records_path(&default_folder(), &runner));
     let mut writer = Writer::create(&path)?;
     introduce(&runner);
-    let records = run_cases(&mut runner, &selected, |_| Task::Measure(effort), Some(&mut writer))?;
+    let records = run_cases(&mut runner, &selected, Task::Measure(effort), Some(&mut writer))?;
     println!("records: {}", path.display());
     Ok(summarize(&records))
 }

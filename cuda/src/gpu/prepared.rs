@@ -1,6 +1,9 @@
 //! A plan made ready on a device. Verification and timing use this very object.
 
-use std::ffi::c_void;
+use std::{
+    ffi::c_void,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow, bail};
 use cudarc::driver::{CudaFunction, CudaGraph, result, sys};
@@ -70,6 +73,12 @@ impl std::fmt::Debug for Prepared<'_> {
         f.debug_struct("Prepared").field("plan", self.plan).finish_non_exhaustive()
     }
 }
+
+/// Samples taken however long they last: quartiles need that many.
+const FEWEST_SAMPLES: usize = 7;
+
+/// Time after which a series ends with the samples it has.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is kept free for the driver, modules and the cache flush.
 const RESERVE_BYTES: usize = 512 << 20;
@@ -264,7 +273,8 @@ impl Prepared<'_> {
         all
     }
 
-    /// Times `samples` runs after a warm-up. Cold samples are one run each behind a flush of the L2
+    /// Times `samples` runs after a warm-up, or fewer (but no less than [`FEWEST_SAMPLES`]) when they take
+    /// longer than [`PATIENCE`]. Cold samples are one run each behind a flush of the L2
     /// cache, whose own time covers the enqueueing; warm ones are replays of a graph of several runs
     /// when a run is short, so that launch overhead does not count.
     ///
@@ -282,7 +292,11 @@ impl Prepared<'_> {
             Cache::Warm => None,
         };
         let mut timing = Timing { runs, ..Timing::default() };
-        for _ in 0..samples {
+        let begin = Instant::now();
+        for sample in 0..samples {
+            if sample >= FEWEST_SAMPLES && begin.elapsed() > PATIENCE {
+                break;
+            }
             if let Some(flush) = &flush {
                 flush.fill(&self.gpu.stream, 0x3C).map_err(|e| anyhow!(describe(&e)))?;
             }
@@ -309,6 +323,9 @@ impl Prepared<'_> {
         let mut once_ns = 0.0;
         for _ in 0..3 {
             once_ns = self.gpu.between_events(|| self.run())?;
+            if once_ns > 1e8 {
+                break;
+            }
         }
         Ok(once_ns.max(1.0))
     }
