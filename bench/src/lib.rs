@@ -7,6 +7,7 @@ pub mod measure;
 pub mod record;
 pub mod run;
 pub mod verify;
+pub mod word2vec;
 pub mod workload;
 
 pub use agreement::Agreement;
