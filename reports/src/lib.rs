@@ -1,9 +1,27 @@
 //! What records mean to a reader: records in, one HTML file out. Never measures.
+//!
+//! [`derive`] turns records into figures; [`sweep`] and [`pareto`] find what is worth drawing, [`chart`] and
+//! [`figures`] draw it, and `page` puts it in order for the templates. Nothing here knows any algorithm: an
+//! operation, its parameters and its variants are what the records say.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use touchstone_bench::record::Record;
+
+mod chain;
+pub mod chart;
+pub mod derive;
+mod environments;
+pub mod figures;
+mod operation;
+mod page;
+pub mod pareto;
+mod problems;
+mod summary;
+pub mod sweep;
+mod table;
+pub mod units;
 
 /// What the page says besides the records.
 #[derive(Clone, Debug, Default)]
@@ -21,10 +39,7 @@ pub struct Options {
 /// # Errors
 /// If a plot cannot be drawn or a template rendered.
 pub fn render(records: &[Record], options: &Options) -> anyhow::Result<String> {
-    let _ = (records, options);
-    Ok(String::from(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><title>touchstone</title></head><body></body></html>\n",
-    ))
+    page::render(&derive::Sheet::of(records), options)
 }
 
 /// Writes the page to `dir/index.html` and returns its path. A page that is there already is replaced only

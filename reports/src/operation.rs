@@ -1,0 +1,189 @@
+//! The section of one operation.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use touchstone_bench::record::{KernelResources, Outcome};
+
+use crate::{
+    derive::{Row, Sheet, representative},
+    figures::{self, Figure, Slots},
+    page::{Counts, executor_name},
+    table::{Table, table},
+    units,
+};
+
+/// One operation in all places.
+#[derive(Serialize)]
+pub struct Operation {
+    name: String,
+    anchor: String,
+    counts: Counts,
+    places: Vec<AtPlace>,
+    slack: Option<Figure>,
+}
+
+/// One operation in one place.
+#[derive(Serialize)]
+struct AtPlace {
+    label: String,
+    executor: &'static str,
+    ladder: Option<Ladder>,
+    figures: Vec<Figure>,
+    /// Sweeps that are not drawn.
+    left_out: usize,
+    tables: Vec<Table>,
+    kernels: Vec<Kernel>,
+    /// Clocks that the times were taken with.
+    clocks: String,
+}
+
+/// All variants on the representative case.
+#[derive(Serialize)]
+struct Ladder {
+    case: String,
+    limits: bool,
+    rungs: Vec<Rung>,
+}
+
+#[derive(Serialize)]
+struct Rung {
+    variant: String,
+    time: String,
+    /// Speed against the first variant.
+    speed: String,
+    limit: String,
+    /// Width of the limit's bar in percent.
+    width: String,
+    memory: String,
+    workspace: String,
+    error: String,
+    peer: String,
+}
+
+/// What a kernel takes of a multiprocessor, with the variant it belongs to.
+#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+struct Kernel {
+    variant: String,
+    symbol: String,
+    registers: u32,
+    local: String,
+    shared: String,
+}
+
+/// A fragment identifier for an operation.
+pub fn anchor(op: &str) -> String {
+    op.replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+}
+
+/// The section of the operation that `rows`, which are not empty, belong to.
+pub fn operation(rows: &[&Row<'_>], sheet: &Sheet<'_>) -> anyhow::Result<Operation> {
+    let name = rows[0].record.op();
+    let slots = Slots::of(rows);
+    let proven: BTreeSet<usize> =
+        rows.iter().filter(|row| row.proven()).map(|row| row.place).collect();
+    let places = proven
+        .iter()
+        .map(|&place| {
+            let here: Vec<&Row> = rows.iter().copied().filter(|row| row.place == place).collect();
+            at_place(&here, &slots, sheet)
+        })
+        .collect::<Result<_, _>>()?;
+    let slack = figures::slack(rows, &slots, |row| {
+        let variant = &row.record.variant;
+        let elsewhere = rows.iter().any(|other| {
+            other.record.variant == *variant
+                && other.place != row.place
+                && other.worst_share().is_some()
+        });
+        if elsewhere {
+            format!("{variant} @ {}", sheet.places[row.place].label)
+        } else {
+            variant.clone()
+        }
+    })?;
+    Ok(Operation {
+        name: name.to_string(),
+        anchor: anchor(name),
+        counts: Counts::of(rows.iter().copied()),
+        places,
+        slack,
+    })
+}
+
+fn at_place(rows: &[&Row<'_>], slots: &Slots<'_>, sheet: &Sheet<'_>) -> anyhow::Result<AtPlace> {
+    let place = &sheet.places[rows[0].place];
+    let chosen = representative(rows);
+    let (sweeps, left_out) = figures::times(rows, slots, &place.label)?;
+    let trade = figures::trade(&chosen, slots, &place.label)?;
+    let caches = figures::caches(rows, slots, &place.label)?;
+    let timed: Vec<&Row> = rows.iter().copied().filter(|row| row.measurement().is_some()).collect();
+    let checked: Vec<&Row> = rows
+        .iter()
+        .copied()
+        .filter(|row| matches!(row.record.outcome, Outcome::Checked { .. }))
+        .collect();
+    let clocks: BTreeSet<&str> =
+        timed.iter().filter_map(|row| row.measurement()).map(|m| m.clock.as_str()).collect();
+    let tables = [("timed", timed), ("checked, not timed", checked)]
+        .into_iter()
+        .filter(|(_, rows)| !rows.is_empty())
+        .map(|(what, rows)| table(&format!("{} {what}", units::count(rows.len(), "record")), &rows))
+        .collect();
+    Ok(AtPlace {
+        label: place.label.clone(),
+        executor: executor_name(place.executor),
+        ladder: ladder(&chosen),
+        figures: trade.into_iter().chain(sweeps).chain(caches).collect(),
+        left_out,
+        tables,
+        kernels: kernels(rows),
+        clocks: clocks.into_iter().collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn ladder(rows: &[&Row<'_>]) -> Option<Ladder> {
+    let first = rows.iter().find(|row| !row.is_peer()).or(rows.first())?;
+    let rung = |row: &&Row<'_>| {
+        let share = row.share_of_limit();
+        let text =
+            |value: Option<f64>, format: fn(f64) -> String| value.map(format).unwrap_or_default();
+        let workspace = row.measurement().map(|m| m.workspace_bytes as f64);
+        let speed = first.valid_ns().zip(row.valid_ns()).map(|(first, own)| first / own);
+        Rung {
+            variant: row.record.variant.clone(),
+            time: text(row.valid_ns(), units::time),
+            speed: text(speed, units::times),
+            limit: text(share, units::percent),
+            width: format!("{:.1}", share.unwrap_or(0.0).min(1.0) * 100.0),
+            memory: text(row.peak_bytes(), units::bytes),
+            workspace: text(workspace, units::bytes),
+            error: text(row.worst_share(), units::percent),
+            peer: text(row.peer_ratio, units::times),
+        }
+    };
+    Some(Ladder {
+        case: first.record.case.clone(),
+        limits: rows.iter().any(|row| row.share_of_limit().is_some()),
+        rungs: rows.iter().map(rung).collect(),
+    })
+}
+
+fn kernels(rows: &[&Row<'_>]) -> Vec<Kernel> {
+    let kernel = |variant: &str, kernel: &KernelResources| Kernel {
+        variant: variant.to_string(),
+        symbol: kernel.symbol.clone(),
+        registers: kernel.registers,
+        local: units::bytes(f64::from(kernel.local_bytes)),
+        shared: units::bytes(f64::from(kernel.shared_bytes)),
+    };
+    let all = rows.iter().filter_map(|row| Some((row.record.variant.as_str(), row.measurement()?)));
+    let all = all.flat_map(|(variant, m)| m.kernels.iter().map(move |k| kernel(variant, k)));
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for kernel in all {
+        if !kernels.contains(&kernel) {
+            kernels.push(kernel);
+        }
+    }
+    kernels
+}
