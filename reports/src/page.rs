@@ -59,7 +59,7 @@ pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
     templates.set_lstrip_blocks(true);
     let style = include_str!("../templates/page.css");
     let script = include_str!("../templates/page.js");
-    Ok(templates.get_template("page.html")?.render(context! { page, style, script })?)
+    Ok(templates.get_template("page.html")?.render(context! { page, style, script })? + "\n")
 }
 
 fn algorithms(sheet: &Sheet<'_>) -> anyhow::Result<Vec<Algorithm>> {
