@@ -1,11 +1,13 @@
 //! What is asked, and what it cost: workloads, verification, measurement and records.
 
 pub mod agreement;
+pub mod corpus;
 pub mod environment;
 pub mod gtest;
 pub mod measure;
 pub mod record;
 pub mod run;
+pub mod text_chain;
 pub mod verify;
 pub mod word2vec;
 pub mod workload;
