@@ -252,43 +252,43 @@ fn looks_like(got: &[f64], value: &[f64]) -> Option<String> {
         })
 }
 
+/// Outputs built from the expected values by `change`, rounded into the outputs' types. Elements outside a
+/// sample are one half before the change.
+pub fn outputs_from(expected: &Outputs, change: impl Fn(&[f64]) -> Vec<f64>) -> Tensors {
+    let mut tensors = Tensors::new();
+    for (name, expected) in expected.iter() {
+        let mut full = vec![0.5; expected.shape().iter().product()];
+        match expected {
+            Expected::Real(Real { at: Some(at), value, .. }) => {
+                at.iter().zip(value).for_each(|(&i, &v)| full[i] = v);
+            }
+            other => full.copy_from_slice(&other.values()),
+        }
+        let changed = change(&full);
+        let tensor = if expected.dtype().is_float() {
+            Tensor::from_real(expected.dtype(), expected.shape(), &changed)
+        } else {
+            let integers: Vec<i64> = changed.iter().map(|&v| v as i64).collect();
+            Tensor::from_integers(expected.dtype(), expected.shape(), &integers)
+        };
+        tensors.insert(name, tensor);
+    }
+    tensors
+}
+
 /// The outputs that a lazy or stale kernel would give, for proving that a case can tell them from the
 /// right answer: zeros, ones, the answer shifted by one element, and the answer reversed.
 pub fn impostors(expected: &Outputs) -> Vec<(&'static str, Tensors)> {
-    let build = |change: &dyn Fn(&[f64]) -> Vec<f64>| {
-        let mut tensors = Tensors::new();
-        for (name, expected) in expected.iter() {
-            let len: usize = expected.shape().iter().product();
-            let mut full = vec![0.5; len];
-            match expected {
-                Expected::Real(Real { at: Some(at), value, .. }) => {
-                    at.iter().zip(value).for_each(|(&i, &v)| full[i] = v);
-                }
-                other => full.copy_from_slice(&other.values()),
-            }
-            let changed = change(&full);
-            let tensor = if expected.dtype().is_float() {
-                Tensor::from_real(expected.dtype(), expected.shape(), &changed)
-            } else {
-                let integers: Vec<i64> = changed.iter().map(|&v| v as i64).collect();
-                Tensor::from_integers(expected.dtype(), expected.shape(), &integers)
-            };
-            tensors.insert(name, tensor);
-        }
-        tensors
+    let shift = |values: &[f64]| {
+        let mut shifted = values.to_vec();
+        shifted.rotate_right(usize::from(!values.is_empty()));
+        shifted
     };
     vec![
-        ("zeros", build(&|v| vec![0.0; v.len()])),
-        ("ones", build(&|v| vec![1.0; v.len()])),
-        (
-            "shifted",
-            build(&|v| {
-                let mut shifted = v.to_vec();
-                shifted.rotate_right(usize::from(!v.is_empty()));
-                shifted
-            }),
-        ),
-        ("reversed", build(&|v| v.iter().rev().copied().collect())),
+        ("zeros", outputs_from(expected, |values| vec![0.0; values.len()])),
+        ("ones", outputs_from(expected, |values| vec![1.0; values.len()])),
+        ("shifted", outputs_from(expected, shift)),
+        ("reversed", outputs_from(expected, |values| values.iter().rev().copied().collect())),
     ]
 }
 

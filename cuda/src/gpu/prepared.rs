@@ -304,7 +304,8 @@ impl Prepared<'_> {
             if self.gpu.is_throttled() {
                 timing.throttled += 1;
             } else {
-                timing.samples_ns.push(ns);
+                // Events resolve no finer; shorter numbers keep records small.
+                timing.samples_ns.push((ns * 10.0).round() / 10.0);
             }
         }
         Ok(timing)
