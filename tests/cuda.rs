@@ -11,11 +11,15 @@ use proptest::{
 };
 use touchstone_bench::{
     Problem, Tier,
+    gtest::{FALSE_ALARM, g_test},
     verify::{self, Verdict},
     workload,
 };
 use touchstone_cuda::{Gpu, Variant, variants};
-use touchstone_reference::Case;
+use touchstone_reference::{
+    Case,
+    acceptance::{chain, law},
+};
 
 mod planted;
 
@@ -29,6 +33,9 @@ mod cases {
 
 /// Random cases a variant must pass; `TOUCHSTONE_CASES` sets another number.
 const CASES: u32 = 48;
+
+/// Rows of the calibrated test: enough to reject a sampler that is 2 % off (tests/acceptance.rs shows it).
+const LAW_ROWS: usize = 200_000;
 
 static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
 
@@ -95,6 +102,30 @@ fn random_cases(variant: &Variant) -> Result<(), Failed> {
     }
 }
 
+/// Whether what a variant emits, over many rows, follows the target's joint law: the calibrated test.
+fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
+    let (target, draft) = (
+        vec![vec![0.3, 0.25, 0.2, 0.25, 0.0], vec![0.1, 0.4, 0.0, 0.2, 0.3], vec![0.25; 5]],
+        vec![vec![0.2, 0.35, 0.25, 0.0, 0.2], vec![0.2, 0.3, 0.1, 0.0, 0.4]],
+    );
+    let (params, inputs) = chain::repeated(&target, &draft, LAW_ROWS, 11);
+    let plan = (variant.plan)(&Case::new(variant.op, &params, 11), &inputs)?;
+    let gpu = GPU.get().ok_or("no GPU")?.lock().unwrap_or_else(PoisonError::into_inner);
+    let prepared = verify::prepare(&gpu, &plan)??;
+    prepared.run()?;
+    let outputs = prepared.outputs()?;
+    let law = law::joint(&target, &draft);
+    let mut counts = vec![0; law.len()];
+    let tokens = outputs.tensor("tokens").to_i64();
+    for row in tokens.chunks(target.len()) {
+        let emitted: Vec<i64> = row.iter().copied().take_while(|&token| token >= 0).collect();
+        counts[law::cell(&emitted, params.vocab)] += 1;
+    }
+    let p = g_test(&counts, &law);
+    println!("p = {p:.3} over {LAW_ROWS} rows");
+    if p > FALSE_ALARM { Ok(()) } else { Err(format!("p = {p:e} <= {FALSE_ALARM:e}").into()) }
+}
+
 fn all_agree(variant: &Variant, cases: &[Case]) -> Result<(), Failed> {
     let complaints: Vec<String> =
         cases.iter().filter_map(|case| agrees(variant, case).err()).collect();
@@ -140,6 +171,10 @@ fn main() {
             let edges = move || all_agree(variant, &known);
             trials.push(Trial::test(name("agrees_on_edges_and_past_failures"), edges));
         }
+    }
+    for variant in variants().filter(|v| v.op == "acceptance.chain") {
+        let name = format!("{}::{}::emits_the_targets_law", variant.op, variant.name);
+        trials.push(Trial::test(name, move || emits_the_targets_law(variant)));
     }
     for variant in planted::VARIANTS {
         let trial = move || planted::is_judged_rightly(variant, &GPU);

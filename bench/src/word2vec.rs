@@ -202,7 +202,7 @@ mod tests {
         let mut draw = Draw::new(5);
         let mut topic = 0;
         let word = |i: usize| {
-            if i % 8 == 0 {
+            if i.is_multiple_of(8) {
                 topic = draw.below(2);
             }
             (20 * topic + draw.below(20)) as u32

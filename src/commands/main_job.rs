@@ -2,10 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use touchstone_bench::{Effort, Runner, Task, Tier, record::Writer};
+use touchstone_bench::{
+    Effort, Problem, Runner, Task, Tier, corpus::Corpus, record::Writer, text_chain::TextChain,
+};
 use touchstone_reports::Options;
 
-use super::{introduce, run::records_path, run_cases, summarize};
+use super::{complaint, introduce, run::records_path, run_cases, summarize};
 use crate::{default_folder, select::Selection, shipped};
 
 /// Arguments of the main job.
@@ -24,6 +26,11 @@ pub struct Arguments {
 
 /// Quick workloads and the text chain on this machine, the shipped results, and the report of both.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    // Bad input is refused before anything is computed.
+    let corpus = match &arguments.corpus {
+        Some(path) => Corpus::from_file(path)?,
+        None => Corpus::embedded(),
+    };
     let all = Selection { filter: None, variant: None, workloads: None, device: arguments.device };
     let selected = all.cases(&[Tier::Quick])?;
     let mut records = shipped::records()?;
@@ -34,14 +41,46 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let folder = arguments.out.clone().unwrap_or_else(default_folder);
     let mut writer = Writer::create(&records_path(&folder, &runner))?;
 
+    println!(
+        "text chain on {}: language models, embeddings, speculative acceptance …",
+        corpus.name()
+    );
+    let chain = TextChain::run(&corpus)?;
+    let mut own = text_problems(&mut runner, &chain, &mut writer)?;
+
     println!("quick workloads: {} cases", selected.len());
     let task = Task::Measure(Effort::QUICK);
-    let own = run_cases(&mut runner, &selected, task, Some(&mut writer))?;
+    own.extend(run_cases(&mut runner, &selected, task, Some(&mut writer))?);
     let code = summarize(&own);
 
     records.extend(own);
-    let options = Options { title: "Touchstone".into(), notes: Vec::new(), text_chain: None };
+    let options = Options {
+        title: "Touchstone".into(),
+        notes: Vec::new(),
+        text_chain: Some(serde_json::to_value(&chain)?),
+    };
     let page = touchstone_reports::write(&records, &folder, &options)?;
     println!("report: {}", page.canonicalize().unwrap_or(page).display());
     Ok(code)
+}
+
+/// The chain's own tensors as inputs of the kernels: real text instead of drawn numbers.
+fn text_problems(
+    runner: &mut Runner,
+    chain: &TextChain,
+    writer: &mut Writer,
+) -> anyhow::Result<Vec<touchstone_bench::Record>> {
+    let source = format!("corpus {} ({} bytes)", chain.corpus, chain.bytes);
+    let mut all = Vec::new();
+    for (case, inputs) in chain.problems() {
+        let text = Problem::with_inputs(&case, inputs, &source)?;
+        for record in runner.problem("text_chain", &text, Task::Measure(Effort::QUICK)) {
+            if let Some(complaint) = complaint(&record) {
+                eprintln!("{complaint}");
+            }
+            writer.write(&record)?;
+            all.push(record);
+        }
+    }
+    Ok(all)
 }
