@@ -47,7 +47,7 @@ fn attention(inputs: &Tensors, fault: Fault) -> Tensors {
     };
     let rows = BATCH * HEADS * SEQ_LEN;
     let (mut o, mut lse) = (vec![f32::NAN; rows * HEAD_DIM], vec![f32::NAN; rows]);
-    for row in 0..rows {
+    for (row, lse) in lse.iter_mut().enumerate() {
         let skipped = fault == Fault::SkippedTail && row >= rows / 32 * 32;
         if skipped || fault == Fault::NoOp {
             continue;
@@ -70,7 +70,7 @@ fn attention(inputs: &Tensors, fault: Fault) -> Tensors {
             o[at(i, d)] =
                 if fault == Fault::NanOutput && row == rows / 2 { f32::NAN } else { a / weight };
         }
-        lse[row] = highest + weight.ln();
+        *lse = highest + weight.ln();
     }
     let real = |shape: &[usize], values: Vec<f32>| {
         let values: Vec<f64> = values.into_iter().map(f64::from).collect();
