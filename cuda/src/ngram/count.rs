@@ -1,0 +1,168 @@
+//! Plans of `ngram.count`.
+
+use touchstone_reference::{Case, DType, Tensors, ngram::CountParams};
+
+use crate::{
+    plan::{Arg, BufferId, Plan},
+    radix_sort,
+    variant::Unsupported,
+};
+
+/// Elements that a block of `ngram_compact` compacts: its `TILE`.
+const TILE: usize = 4096;
+/// Slots that a block of `hash_gather` looks at.
+const GATHERED: usize = 4096;
+/// Most bits of a packed n-gram for which `direct` has a counter each.
+const DIRECT_BITS: u32 = 26;
+
+/// Buffers that all variants have.
+struct Counting {
+    plan: Plan,
+    tokens: BufferId,
+    ngrams: BufferId,
+    counts: BufferId,
+    unique: BufferId,
+    /// n-grams of the stream, repeats included.
+    capacity: usize,
+    order: i32,
+    bits: i32,
+}
+
+impl Counting {
+    fn new(p: &CountParams, inputs: &Tensors) -> Self {
+        let (mut plan, capacity) = (Plan::new(), p.capacity());
+        Self {
+            tokens: plan.input(inputs, "tokens"),
+            ngrams: plan.output("ngrams", DType::U64, &[capacity]),
+            counts: plan.output("counts", DType::U32, &[capacity]),
+            unique: plan.output("unique", DType::I64, &[1]),
+            capacity,
+            order: p.order as i32,
+            bits: p.bits() as i32,
+            plan,
+        }
+    }
+
+    /// A launch over all positions, `a_block` of them a block, of a kernel that reads n-grams from the tokens.
+    fn over_positions(
+        &mut self,
+        module: &'static str,
+        symbol: &str,
+        threads: usize,
+        a_block: usize,
+        to: BufferId,
+        more: &[Arg],
+    ) {
+        let common: [Arg; 5] = [
+            self.tokens.into(),
+            to.into(),
+            self.capacity.into(),
+            self.order.into(),
+            self.bits.into(),
+        ];
+        let args = [&common[..], more].concat();
+        let blocks = self.capacity.div_ceil(a_block);
+        self.plan.launch(module, symbol, [blocks, 1, 1], [threads, 1, 1], 0, &args);
+    }
+
+    fn compact(&mut self, symbol: &str, blocks: usize, threads: usize, args: &[Arg]) {
+        self.plan.launch("ngram_compact", symbol, [blocks, 1, 1], [threads, 1, 1], 0, args);
+    }
+
+    /// Starts of the tiles of `n` elements that `mark` marks, and their number in `unique`.
+    fn tile_starts(&mut self, mark: &str, elements: BufferId, n: usize) -> BufferId {
+        let tiles = n.div_ceil(TILE);
+        let starts = self.plan.scratch("tile_starts", DType::U32, &[tiles]);
+        self.compact(mark, tiles, 256, &[elements.into(), starts.into(), n.into()]);
+        let args = [starts.into(), tiles.into(), self.unique.into()];
+        self.compact("scan_tiles", 1, 1024, &args);
+        starts
+    }
+
+    fn zero_tail(&mut self) {
+        let blocks = self.capacity.div_ceil(256).min(2048);
+        let args =
+            [self.unique.into(), self.capacity.into(), self.ngrams.into(), self.counts.into()];
+        self.compact("zero_tail", blocks, 256, &args);
+    }
+}
+
+/// A counter for every possible n-gram.
+pub fn direct(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let p = case.params::<CountParams>()?;
+    let key_bits = p.order as u32 * p.bits();
+    if key_bits > DIRECT_BITS {
+        return Err(Unsupported(format!(
+            "{key_bits}-bit n-grams: a counter for each is for at most {DIRECT_BITS} bits"
+        )));
+    }
+    let mut c = Counting::new(&p, inputs);
+    let possible = 1 << key_bits;
+    let table = c.plan.scratch("table", DType::U32, &[possible]);
+    c.plan.fill(table, 0);
+    c.over_positions("ngram_count_direct", "count_direct", 256, 256, table, &[]);
+    let starts = c.tile_starts("mark_used", table, possible);
+    let args = [table.into(), starts.into(), possible.into(), c.ngrams.into(), c.counts.into()];
+    c.compact("keep_used", possible.div_ceil(TILE), 256, &args);
+    c.zero_tail();
+    Ok(c.plan)
+}
+
+/// A hash table in global memory.
+pub fn hash(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    hashed(case, inputs, "hash_insert", 512)
+}
+
+/// The same behind tables in shared memory.
+pub fn hash_shared(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    hashed(case, inputs, "hash_insert_shared", 8192)
+}
+
+fn hashed(
+    case: &Case,
+    inputs: &Tensors,
+    symbol: &str,
+    a_block: usize,
+) -> Result<Plan, Unsupported> {
+    let p = case.params::<CountParams>()?;
+    // The greatest token has all of its bits set only if there are 2^bits tokens.
+    if p.order as u32 * p.bits() == 64 && p.vocab == 1 << p.bits() {
+        return Err(Unsupported(
+            "every 64-bit key is an n-gram: none is left to mark free slots".into(),
+        ));
+    }
+    let mut c = Counting::new(&p, inputs);
+    // At most half full, and never more than twice what the vocabulary can form.
+    let possible = p.vocab.checked_pow(p.order as u32).unwrap_or(usize::MAX);
+    let slots = (2 * c.capacity.min(possible)).next_power_of_two().max(2);
+    let table = c.plan.scratch("slots", DType::U64, &[slots, 2]);
+    c.plan.fill(table, 0xff);
+    c.plan.fill(c.unique, 0);
+    let mask = Arg::U64(slots as u64 - 1);
+    c.over_positions("ngram_count_hash", symbol, 512, a_block, table, &[mask]);
+    let args = [table.into(), slots.into(), c.ngrams.into(), c.counts.into(), c.unique.into()];
+    let blocks = slots.div_ceil(GATHERED);
+    c.plan.launch("ngram_count_hash", "hash_gather", [blocks, 1, 1], [512, 1, 1], 0, &args);
+    c.zero_tail();
+    Ok(c.plan)
+}
+
+/// Sorted n-grams, then run lengths.
+pub fn sort(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let p = case.params::<CountParams>()?;
+    let key_bits = p.order as u32 * p.bits();
+    let width = if key_bits <= 32 { DType::U32 } else { DType::U64 };
+    let suffix = width.name();
+    let mut c = Counting::new(&p, inputs);
+    let n = c.capacity;
+    let keys = c.plan.scratch("keys", width, &[n]);
+    c.over_positions("ngram_count_sort", &format!("pack_{suffix}"), 256, 256, keys, &[]);
+    let sorted = radix_sort::append(&mut c.plan, "sort", keys, None, n, width, 0..key_bits);
+    let starts = c.tile_starts(&format!("mark_heads_{suffix}"), sorted.keys, n);
+    let run_starts = c.plan.scratch("run_starts", DType::U32, &[n]);
+    let args = [sorted.keys.into(), starts.into(), n.into(), c.ngrams.into(), run_starts.into()];
+    c.compact(&format!("keep_heads_{suffix}"), n.div_ceil(TILE), 256, &args);
+    let args = [run_starts.into(), c.unique.into(), n.into(), c.ngrams.into(), c.counts.into()];
+    c.compact("runs", n.div_ceil(256), 256, &args);
+    Ok(c.plan)
+}
