@@ -293,7 +293,8 @@ fn with_tree(page: &str, look: impl FnOnce(&roxmltree::Document<'_>)) {
 }
 
 fn text_of(node: roxmltree::Node<'_, '_>) -> String {
-    let texts: Vec<&str> = node.descendants().filter(|n| n.is_text()).filter_map(|n| n.text()).collect();
+    let texts: Vec<&str> =
+        node.descendants().filter(|n| n.is_text()).filter_map(|n| n.text()).collect();
     texts.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

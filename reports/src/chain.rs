@@ -108,7 +108,7 @@ fn curve(heading: &str, items: &[Value]) -> anyhow::Result<Option<Plot>> {
     let chart = Chart {
         title: heading.to_string(),
         x: Axis::linear("index", [points.len() as f64 - 1.0].into_iter(), units::size),
-        y: Axis::linear(heading, values.iter().copied(), units::digits),
+        y: Axis::linear(heading, values.iter().copied(), units::tick),
         lines: vec![Line { slot: 0, points, stroke: Stroke::Solid }],
         marks: Vec::new(),
     };

@@ -38,7 +38,7 @@ impl Axis {
     /// A logarithmic axis that holds `values`, ticks at 1, 2 and 5 or fewer, written by `format`.
     pub fn log(label: &str, values: impl Iterator<Item = f64>, format: fn(f64) -> String) -> Self {
         let range = padded(values);
-        let ticks = decimal_ticks(&range).into_iter().map(|x| (x, format(x))).collect();
+        let ticks = decimal_ticks(&range, format);
         Self { label: label.to_string(), log: true, range, ticks }
     }
 
@@ -127,15 +127,22 @@ fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
     low / pad..high * pad
 }
 
-/// At most seven ticks at 1, 2, 5 times powers of ten, thinned to 1, 3 or to powers only where crowded.
-fn decimal_ticks(range: &Range<f64>) -> Vec<f64> {
+/// Ticks at 1, 2, 5 times powers of ten, thinned to 1, 3 or to powers only until there are at most seven and
+/// their texts fit side by side.
+fn decimal_ticks(range: &Range<f64>, format: fn(f64) -> String) -> Vec<(f64, String)> {
     let (low, high) = (range.start.log10().floor() as i32, range.end.log10().ceil() as i32);
-    let at = |steps: &[f64], every: i32| -> Vec<f64> {
+    let at = |steps: &[f64], every: i32| -> Vec<(f64, String)> {
         (low..=high)
             .filter(|power| power.rem_euclid(every) == 0)
             .flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)))
             .filter(|x| range.contains(x))
+            .map(|x| (x, format(x)))
             .collect()
+    };
+    let width = |text: &String| (text.chars().count() + 2) as f64 * CHARACTER;
+    let fit = |ticks: &[(f64, String)]| {
+        let total: f64 = ticks.iter().map(|(_, text)| width(text)).sum();
+        ticks.len() <= 7 && total <= 0.6 * f64::from(WIDTH)
     };
     let choices: [(&[f64], i32); 7] = [
         (&[1.0, 2.0, 5.0], 1),
@@ -149,7 +156,7 @@ fn decimal_ticks(range: &Range<f64>) -> Vec<f64> {
     choices
         .iter()
         .map(|(steps, every)| at(steps, *every))
-        .find(|ticks| ticks.len() <= 7)
+        .find(|ticks| fit(ticks))
         .unwrap_or_default()
 }
 
@@ -251,25 +258,28 @@ impl Chart {
     fn draw(&self, overlay: &mut String) -> Result<String, Box<dyn std::error::Error>> {
         let mut text = String::new();
         let root = SVGBackend::with_string(&mut text, (WIDTH, HEIGHT)).into_drawing_area();
-        let left = (self.y.label_width() + 38.0).clamp(56.0, 230.0) as u32;
+        // Room for the larger type of narrow screens, too.
+        let title = if self.y.label.is_empty() { 14.0 } else { 42.0 };
+        let left = (self.y.label_width() * 1.25 + title).clamp(56.0, 260.0) as u32;
         let mut chart = ChartBuilder::on(&root)
             .margin_top(10)
-            .margin_right(16)
+            .margin_right(24)
             .margin_left(2)
             .margin_bottom(2)
             .x_label_area_size(46)
             .y_label_area_size(left)
             .build_cartesian_2d(self.x.clone(), self.y.clone())?;
-        chart
-            .configure_mesh()
-            .axis_style(INK)
+        let mut mesh = chart.configure_mesh();
+        mesh.axis_style(INK)
             .bold_line_style(GRID)
             .light_line_style(TRANSPARENT)
             .label_style(("sans-serif", 15).into_font().color(&INK))
             .axis_desc_style(("sans-serif", 15).into_font().color(&INK))
-            .x_desc(self.x.label.as_str())
-            .y_desc(self.y.label.as_str())
-            .draw()?;
+            .x_desc(self.x.label.as_str());
+        if !self.y.label.is_empty() {
+            mesh.y_desc(self.y.label.as_str());
+        }
+        mesh.draw()?;
         for line in self.lines.iter().filter(|line| line.stroke == Stroke::Solid) {
             let style = stand_in(line.slot).stroke_width(2);
             chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
@@ -363,7 +373,7 @@ struct Name {
     area: Area,
 }
 
-/// Puts each name at the first of six places beside its mark where it covers nothing. A name that fits
+/// Puts each name at the first of ten places beside its mark where it covers nothing. A name that fits
 /// nowhere is left out: the legend has it.
 fn arrange(marks: &[Mark], centres: &[(f64, f64)]) -> Vec<Name> {
     let disc =
@@ -374,15 +384,26 @@ fn arrange(marks: &[Mark], centres: &[(f64, f64)]) -> Vec<Name> {
         let Some(label) = &mark.label else { continue };
         let (width, gap) = (label.chars().count() as f64 * CHARACTER, mark.radius + 4.0);
         let below = gap + 10.0;
-        // Right, left, then above and below on either side, by the offset of the baseline.
-        let places =
-            [(gap, 4.0), (-gap, 4.0), (2.0, -gap), (2.0, below), (-2.0, -gap), (-2.0, below)];
+        // Right, left, above and below on either side, then right and left a little lower or higher: by
+        // the offset of the baseline.
+        let places = [
+            (gap, 4.0),
+            (-gap, 4.0),
+            (2.0, -gap),
+            (2.0, below),
+            (-2.0, -gap),
+            (-2.0, below),
+            (gap, 12.0),
+            (gap, -6.0),
+            (-gap, 12.0),
+            (-gap, -6.0),
+        ];
         let area = |(dx, dy): (f64, f64)| {
             let left = if dx > 0.0 { x + dx } else { x + dx - width };
             Area { left, top: y + dy - 11.0, right: left + width, bottom: y + dy + 3.0 }
         };
         let fits = |area: &Area| {
-            area.left > 58.0
+            area.left > 64.0
                 && area.right < f64::from(WIDTH) - 4.0
                 && area.top > 2.0
                 && area.bottom < f64::from(HEIGHT) - 52.0
@@ -476,14 +497,15 @@ mod tests {
     fn ticks_are_few_and_inside_the_range() {
         for (low, high) in [(1.0, 1.0), (900.0, 1100.0), (1e-9, 1e9), (1.0, 1e4), (3.0, 40.0)] {
             let range = padded([low, high].into_iter());
-            let ticks = decimal_ticks(&range);
+            let ticks = decimal_ticks(&range, units::tick);
             assert!((1..=7).contains(&ticks.len()), "{low} to {high}: {ticks:?}");
-            assert!(ticks.iter().all(|tick| range.contains(tick)));
+            assert!(ticks.iter().all(|(tick, _)| range.contains(tick)));
         }
-        assert_eq!(
-            decimal_ticks(&padded([1.0, 1e4].into_iter())),
-            [1.0, 10.0, 100.0, 1000.0, 10000.0]
-        );
+        let decades: Vec<f64> = decimal_ticks(&padded([1.0, 1e4].into_iter()), units::tick)
+            .into_iter()
+            .map(|(tick, _)| tick)
+            .collect();
+        assert_eq!(decades, [1.0, 10.0, 100.0, 1000.0, 10000.0]);
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl<'a> Slots<'a> {
         Self(slots)
     }
 
+    /// Sorts by the ladder.
+    pub fn sort<T>(&self, items: &mut [T], variant: impl Fn(&T) -> &str) {
+        items.sort_by_key(|item| self.get(variant(item)));
+    }
+
     fn get(&self, variant: &str) -> usize {
         self.0.get(variant).copied().unwrap_or(0)
     }
@@ -96,7 +101,7 @@ pub fn trade(rows: &[&Row<'_>], slots: &Slots<'_>, place: &str) -> anyhow::Resul
     let chart = Chart {
         title: format!("Memory against time of {}", rows[0].record.op()),
         x: Axis::bytes("peak device memory", at.iter().map(|at| at.0)),
-        y: Axis::log("median time", at.iter().map(|at| at.1), units::time),
+        y: Axis::log("median time", at.iter().map(|at| at.1), units::tick_time),
         lines: vec![
             Line { slot: 0, points: ladder, stroke: Stroke::Ladder },
             Line { slot: 0, points: front.iter().map(|&i| at[i]).collect(), stroke: Stroke::Front },
@@ -122,18 +127,29 @@ pub fn times(
     slots: &Slots<'_>,
     place: &str,
 ) -> anyhow::Result<(Vec<Figure>, usize)> {
-    let sweeps = sweep::sweeps(rows);
+    let mut sweeps = sweep::sweeps(rows);
+    for sweep in &mut sweeps {
+        slots.sort(&mut sweep.series, |(variant, _)| variant);
+    }
     let left_out = sweeps.len().saturating_sub(MOST_SWEEPS);
     let figures = sweeps
         .iter()
         .take(MOST_SWEEPS)
-        .map(|sweep| time_against_size(sweep, slots, place))
+        .map(|sweep| {
+            let telling = |field: &&(&str, &str)| {
+                sweeps.iter().any(|other| other.key == sweep.key && !other.fixed.contains(field))
+            };
+            let what: Vec<&str> = sweep.fixed.iter().filter(telling).map(|(_, v)| *v).collect();
+            time_against_size(sweep, &what.join(", "), slots, place)
+        })
         .collect::<Result<_, _>>()?;
     Ok((figures, left_out))
 }
 
+/// `what` tells this sweep from the others: `causal, bf16`.
 fn time_against_size(
     sweep: &sweep::Sweep<'_, '_>,
+    what: &str,
     slots: &Slots<'_>,
     place: &str,
 ) -> anyhow::Result<Figure> {
@@ -173,16 +189,18 @@ fn time_against_size(
     let all = || marks.iter().map(|mark: &Mark| mark.at).chain(floor.iter().copied());
     let (x, y) = (
         Axis::sizes(&sweep.key, all().map(|at| at.0).collect()),
-        Axis::log("median time", all().map(|at| at.1), units::time),
+        Axis::log("median time", all().map(|at| at.1), units::tick_time),
     );
     if !floor.is_empty() {
         lines.push(Line { slot: 0, points: floor, stroke: Stroke::Limit });
     }
     let fixed: Vec<String> =
         sweep.fixed.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let chart = Chart { title: format!("Time against {}", sweep.key), x, y, lines, marks };
+    let colon = if what.is_empty() { "" } else { ": " };
+    let heading = format!("Time against {}{colon}{what}", sweep.key);
+    let chart = Chart { title: heading.clone(), x, y, lines, marks };
     Ok(Figure {
-        heading: format!("Time against {}", sweep.key),
+        heading,
         caption: format!("{} on {place}. Whiskers are quartiles.", fixed.join(" ")),
         svg: chart.svg()?,
         legend,
@@ -220,6 +238,7 @@ pub fn caches(rows: &[&Row<'_>], slots: &Slots<'_>, place: &str) -> anyhow::Resu
     if marks.len() < 2 {
         return Ok(None);
     }
+    slots.sort(&mut legend, |key| &key.name);
     legend.push(line_key("limit", "no difference"));
     let bytes = || marks.iter().map(|mark| mark.at.0);
     let ends = bytes().fold((f64::INFINITY, 0.0_f64), |(low, high), b| (low.min(b), high.max(b)));
@@ -229,7 +248,7 @@ pub fn caches(rows: &[&Row<'_>], slots: &Slots<'_>, place: &str) -> anyhow::Resu
         y: Axis::linear(
             "cold time over warm time",
             marks.iter().map(|mark| mark.at.1).chain([1.5]),
-            units::digits,
+            units::tick,
         ),
         lines: vec![Line {
             slot: 0,
@@ -258,10 +277,12 @@ pub fn slack(
     const BINS_PER_DECADE: f64 = 6.0;
     /// Exact results and anything smaller than this are drawn here.
     const LEAST: f64 = 1e-6;
+    let mut rows = rows.to_vec();
+    slots.sort(&mut rows, |row| &row.record.variant);
     let mut names: Vec<(String, usize)> = Vec::new();
     let mut bins: HashMap<(usize, i64), (usize, &Row, f64)> = HashMap::new();
     let mut most: Option<(f64, &Row)> = None;
-    for row in rows {
+    for row in &rows {
         let Some(share) = row.worst_share() else { continue };
         if most.is_none_or(|(known, _)| share > known) {
             most = Some((share, row));
@@ -306,7 +327,7 @@ pub fn slack(
         .collect();
     let share_label = |share: f64| match share {
         s if s <= LEAST * 1.01 => "exact".to_string(),
-        s => units::percent(s),
+        s => units::tick_percent(s),
     };
     let x = Axis::log(
         "worst error, share of its bound",

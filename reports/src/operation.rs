@@ -28,6 +28,8 @@ pub struct Operation {
 struct AtPlace {
     label: String,
     executor: &'static str,
+    /// Whether there is nothing to compare here while other places have more to show.
+    minor: bool,
     ladder: Option<Ladder>,
     figures: Vec<Figure>,
     /// Sweeps that are not drawn.
@@ -86,7 +88,7 @@ pub fn operation(rows: &[&Row<'_>], sheet: &Sheet<'_>) -> anyhow::Result<Operati
         .iter()
         .map(|&place| {
             let here: Vec<&Row> = rows.iter().copied().filter(|row| row.place == place).collect();
-            at_place(&here, &slots, sheet)
+            at_place(&here, &slots, sheet, proven.len() > 1)
         })
         .collect::<Result<_, _>>()?;
     let slack = figures::slack(rows, &slots, |row| {
@@ -111,9 +113,15 @@ pub fn operation(rows: &[&Row<'_>], sheet: &Sheet<'_>) -> anyhow::Result<Operati
     })
 }
 
-fn at_place(rows: &[&Row<'_>], slots: &Slots<'_>, sheet: &Sheet<'_>) -> anyhow::Result<AtPlace> {
+fn at_place(
+    rows: &[&Row<'_>],
+    slots: &Slots<'_>,
+    sheet: &Sheet<'_>,
+    others: bool,
+) -> anyhow::Result<AtPlace> {
     let place = &sheet.places[rows[0].place];
-    let chosen = representative(rows);
+    let mut chosen = representative(rows);
+    slots.sort(&mut chosen, |row| &row.record.variant);
     let (sweeps, left_out) = figures::times(rows, slots, &place.label)?;
     let trade = figures::trade(&chosen, slots, &place.label)?;
     let caches = figures::caches(rows, slots, &place.label)?;
@@ -133,7 +141,8 @@ fn at_place(rows: &[&Row<'_>], slots: &Slots<'_>, sheet: &Sheet<'_>) -> anyhow::
     Ok(AtPlace {
         label: place.label.clone(),
         executor: executor_name(place.executor),
-        ladder: ladder(&chosen),
+        minor: others && chosen.len() < 2,
+        ladder: (chosen.len() > 1).then(|| ladder(&chosen)).flatten(),
         figures: trade.into_iter().chain(sweeps).chain(caches).collect(),
         left_out,
         tables,
@@ -158,7 +167,7 @@ fn ladder(rows: &[&Row<'_>]) -> Option<Ladder> {
             width: format!("{:.1}", share.unwrap_or(0.0).min(1.0) * 100.0),
             memory: text(row.peak_bytes(), units::bytes),
             workspace: text(workspace, units::bytes),
-            error: text(row.worst_share(), units::percent),
+            error: text(row.worst_share(), units::error),
             peer: text(row.peer_ratio, units::times),
         }
     };

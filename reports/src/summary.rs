@@ -48,7 +48,7 @@ struct Highlight {
     time: String,
     limit: String,
     memory: String,
-    /// Against the first variant of the ladder, in words.
+    /// Against the first variant of the ladder, and ours against the best peer, in words.
     gain: String,
     /// What more memory buys, in words.
     buys: String,
@@ -166,14 +166,6 @@ fn highlight(rows: &[&Row<'_>]) -> Option<Highlight> {
         rows.iter().filter_map(|row| Some((*row, value(row)?))).min_by(|a, b| a.1.total_cmp(&b.1))
     };
     let (fastest, ns) = by(|row| row.valid_ns())?;
-    let first = rows.iter().find(|row| !row.is_peer())?;
-    let gain = match first.valid_ns() {
-        Some(_) if first.record.variant == fastest.record.variant => String::new(),
-        Some(first_ns) => {
-            format!("{} as fast as {}", units::times(first_ns / ns), first.record.variant)
-        }
-        None => String::new(),
-    };
     let buys = by(|row| row.peak_bytes()).map(|(leanest, least)| buys(fastest, ns, leanest, least));
     Some(Highlight {
         op: fastest.record.op().to_string(),
@@ -183,9 +175,34 @@ fn highlight(rows: &[&Row<'_>]) -> Option<Highlight> {
         time: units::time(ns),
         limit: fastest.share_of_limit().map(units::percent).unwrap_or_default(),
         memory: fastest.peak_bytes().map(units::bytes).unwrap_or_default(),
-        gain,
+        gain: gain(rows, fastest, ns),
         buys: if rows.len() > 1 { buys.unwrap_or_default() } else { String::new() },
     })
+}
+
+/// How the fastest compares with the first variant of the ladder, and where there are peers, ours with theirs.
+fn gain(rows: &[&Row<'_>], fastest: &Row<'_>, ns: f64) -> String {
+    let best = |peer: bool| {
+        rows.iter()
+            .filter(|row| row.is_peer() == peer)
+            .filter_map(|row| Some((row.record.variant.as_str(), row.valid_ns()?)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+    };
+    let mut parts = Vec::new();
+    let first = rows.iter().find(|row| !row.is_peer());
+    if let Some((first, first_ns)) = first.and_then(|row| Some((row, row.valid_ns()?)))
+        && first.record.variant != fastest.record.variant
+    {
+        parts.push(format!("{} as fast as {}", units::times(first_ns / ns), first.record.variant));
+    }
+    if let (Some((ours, own_ns)), Some((peer, peer_ns))) = (best(false), best(true)) {
+        parts.push(if peer_ns < own_ns {
+            format!("best of ours: {ours}, {} the time", units::times(own_ns / peer_ns))
+        } else {
+            format!("{} as fast as {peer}", units::times(peer_ns / own_ns))
+        });
+    }
+    parts.join("; ")
 }
 
 /// What the fastest variant gets for the memory that it takes beyond the leanest.

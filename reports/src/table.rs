@@ -158,7 +158,7 @@ const COLUMNS: &[Column] = &[
     Column {
         text: "worst error",
         about: "largest error as a share of its bound",
-        cell: |row| row.worst_share().map(|v| Cell::number(v, units::percent(v))),
+        cell: |row| row.worst_share().map(|v| Cell::number(v, units::error(v))),
     },
     Column {
         text: "repeats",

@@ -32,6 +32,23 @@ pub fn time(ns: f64) -> String {
     scaled(ns, &[(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")])
 }
 
+/// A time on an axis, without needless digits.
+pub fn tick_time(ns: f64) -> String {
+    let text = time(ns);
+    let (number, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    format!("{} {unit}", without_zeros(number))
+}
+
+/// A plain number on an axis, without needless digits.
+pub fn tick(value: f64) -> String {
+    without_zeros(&digits(value)).to_string()
+}
+
+/// A share on an axis, without needless digits.
+pub fn tick_percent(share: f64) -> String {
+    format!("{} %", tick(share * 100.0))
+}
+
 /// A size in bytes, in binary units.
 pub fn bytes(bytes: f64) -> String {
     let kibi = 1024.0;
@@ -63,6 +80,11 @@ pub fn percent(share: f64) -> String {
     format!("{} %", digits(share * 100.0))
 }
 
+/// An error as a share of its bound.
+pub fn error(share: f64) -> String {
+    if share == 0.0 { "exact".to_string() } else { percent(share) }
+}
+
 /// How many times: `2.50×`.
 pub fn times(ratio: f64) -> String {
     format!("{}×", digits(ratio))
@@ -78,20 +100,19 @@ pub fn size(value: f64) -> String {
     } else if whole >= 1024 && whole.is_multiple_of(1024) {
         format!("{}Ki", whole >> 10)
     } else if value >= 1e6 {
-        format!("{}M", trimmed(value / 1e6))
+        format!("{}M", tick(value / 1e6))
     } else if value >= 1e4 {
-        format!("{}k", trimmed(value / 1e3))
+        format!("{}k", tick(value / 1e3))
     } else {
         whole.to_string()
     }
 }
 
-fn trimmed(value: f64) -> String {
-    let text = digits(value);
-    if text.contains('.') && !text.contains('e') {
-        text.trim_end_matches('0').trim_end_matches('.').to_string()
+fn without_zeros(number: &str) -> &str {
+    if number.contains('.') && !number.contains('e') {
+        number.trim_end_matches('0').trim_end_matches('.')
     } else {
-        text
+        number
     }
 }
 
@@ -114,6 +135,7 @@ mod tests {
         assert_eq!(time(1500.0), "1.50 µs");
         assert_eq!(time(999_900.0), "1.00 ms");
         assert_eq!(time(2.5e9), "2.50 s");
+        assert_eq!((tick_time(3e4), tick_time(500.0)), ("30 µs".to_string(), "500 ns".to_string()));
         assert_eq!(time(0.5), "0.500 ns");
         assert_eq!(bytes(1536.0), "1.50 KiB");
         assert_eq!(bytes(80.0 * 1024.0 * 1024.0 * 1024.0), "80.0 GiB");
