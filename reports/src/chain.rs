@@ -1,170 +1,268 @@
-//! The text chain: whatever its results are, scalars are listed, lists of objects are tables, and lists of
-//! numbers are drawn.
+//! The text chain: what a real text makes of n-gram models, embeddings and speculative acceptance.
 
+use anyhow::Context;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use touchstone_bench::text_chain::{Acceptance, Embeddings, LanguageModel, TextChain};
 
 use crate::{
-    chart::{Axis, Chart, Line, Stroke},
+    chart::{Axis, Chart, Line, Mark, Stroke},
+    figures::{Figure, Key},
     units,
 };
-
-/// Fewer numbers than this are listed, not drawn.
-const LEAST_DRAWN: usize = 8;
-/// Rows of a table beyond these are counted only.
-const MOST_ROWS: usize = 50;
 
 /// Results of the text chain.
 #[derive(Serialize)]
 pub struct Chain {
-    parts: Vec<Part>,
+    /// What text it was, in a sentence.
+    corpus: String,
+    models: Vec<Vec<String>>,
+    figures: Vec<Figure>,
+    embeddings: String,
+    /// A word and its nearest neighbours.
+    neighbours: Vec<(String, String)>,
+    acceptance: Vec<(String, String)>,
+    /// Whether measured acceptance agrees with theory, in a sentence.
+    finding: String,
 }
 
-/// One step of the chain.
-#[derive(Default, Serialize)]
-struct Part {
-    heading: String,
-    facts: Vec<(String, String)>,
-    columns: Vec<String>,
-    rows: Vec<Vec<String>>,
-    left_out: usize,
-    plots: Vec<Plot>,
-}
-
-#[derive(Serialize)]
-struct Plot {
-    heading: String,
-    svg: String,
-}
-
-/// The section for `value`; `None` when there is nothing in it.
+/// The section for the serialized [`TextChain`] in `value`.
 ///
 /// # Errors
-/// If a plot cannot be drawn.
-pub fn section(value: &Value) -> anyhow::Result<Option<Chain>> {
-    let mut parts = Vec::new();
-    match value {
-        Value::Object(map) => object("", map, &mut parts)?,
-        Value::Null => {}
-        other => parts.push(list("", other)?),
-    }
-    parts.retain(|part| !(part.facts.is_empty() && part.rows.is_empty() && part.plots.is_empty()));
-    Ok((!parts.is_empty()).then_some(Chain { parts }))
+/// If it is none, or a plot cannot be drawn.
+pub fn section(value: &Value) -> anyhow::Result<Chain> {
+    let chain: TextChain =
+        serde_json::from_value(value.clone()).context("malformed results of the text chain")?;
+    let losses = loss(&chain.embeddings)?;
+    Ok(Chain {
+        corpus: corpus(&chain),
+        models: chain.models.iter().map(model).collect(),
+        figures: [perplexity(&chain.models)?, memory(&chain.models)?]
+            .into_iter()
+            .chain(losses)
+            .collect(),
+        embeddings: format!(
+            "Trained on the same text: {} columns, {}. Nearest words by cosine:",
+            chain.embeddings.dim,
+            units::count(chain.embeddings.epochs, "epoch")
+        ),
+        neighbours: chain
+            .embeddings
+            .neighbours
+            .iter()
+            .map(|word| {
+                let near = |(word, cosine): &(String, f32)| format!("{word} ({cosine:.2})");
+                let nearest: Vec<String> = word.nearest.iter().map(near).collect();
+                (word.word.clone(), nearest.join(", "))
+            })
+            .collect(),
+        finding: finding(&chain.acceptance),
+        acceptance: acceptance(&chain.acceptance),
+    })
 }
 
-fn object(heading: &str, map: &Map<String, Value>, parts: &mut Vec<Part>) -> anyhow::Result<()> {
-    let mut own = Part { heading: heading.to_string(), ..Part::default() };
-    let mut inner = Vec::new();
-    for (key, value) in map {
-        let name = words(key);
-        match value {
-            Value::Null => {}
-            Value::Object(map) => object(&name, map, &mut inner)?,
-            Value::Array(items) if items.iter().any(Value::is_object) => {
-                inner.push(list(&name, value)?);
-            }
-            Value::Array(items) => match curve(&name, items)? {
-                Some(plot) => own.plots.push(plot),
-                None => own.facts.push((name, cell(value))),
-            },
-            scalar => own.facts.push((name, cell(scalar))),
+fn corpus(chain: &TextChain) -> String {
+    format!(
+        "{}: {}, {} words, of which {} in {} are used and {} train. The vocabulary has {} words; {} of the \
+         held-out words are not in it.",
+        chain.corpus,
+        units::bytes(chain.bytes as f64),
+        chain.words,
+        chain.words_used,
+        units::count(chain.sentences, "sentence"),
+        chain.train_words,
+        chain.vocabulary,
+        units::percent(chain.unknown)
+    )
+}
+
+fn model(model: &LanguageModel) -> Vec<String> {
+    vec![
+        model.smoothing.replace('_', " "),
+        model.order.to_string(),
+        units::digits(model.perplexity),
+        units::digits(model.perplexity_known),
+        model.ngrams.to_string(),
+        units::bytes(model.bytes as f64),
+    ]
+}
+
+/// The smoothings in order of first appearance, each with its models.
+fn by_smoothing(models: &[LanguageModel]) -> Vec<(&str, Vec<&LanguageModel>)> {
+    let mut groups: Vec<(&str, Vec<&LanguageModel>)> = Vec::new();
+    for model in models {
+        match groups.iter_mut().find(|(name, _)| *name == model.smoothing) {
+            Some((_, models)) => models.push(model),
+            None => groups.push((&model.smoothing, vec![model])),
         }
     }
-    parts.push(own);
-    parts.append(&mut inner);
-    Ok(())
+    groups
 }
 
-/// A table of objects, one column for each key any of them has.
-fn list(heading: &str, value: &Value) -> anyhow::Result<Part> {
-    let mut part = Part { heading: heading.to_string(), ..Part::default() };
-    let Value::Array(items) = value else {
-        part.facts.push(("result".to_string(), cell(value)));
-        return Ok(part);
+/// One series of marks for each smoothing, at `x` and the perplexity.
+fn curves(
+    models: &[LanguageModel],
+    x: fn(&LanguageModel) -> f64,
+) -> (Vec<Line>, Vec<Mark>, Vec<Key>) {
+    let (mut lines, mut marks, mut legend) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (smoothing, models)) in by_smoothing(models).into_iter().enumerate() {
+        // Slot 0 is the quiet one.
+        let slot = index + 1;
+        let at = |model: &LanguageModel| (x(model), model.perplexity);
+        lines.push(Line {
+            slot,
+            points: models.iter().map(|model| at(model)).collect(),
+            stroke: Stroke::Solid,
+        });
+        marks.extend(models.iter().map(|model| Mark {
+            slot,
+            at: at(model),
+            whisker: None,
+            radius: 4.0,
+            title: format!(
+                "{smoothing}, order {}: perplexity {}, {}",
+                model.order,
+                units::digits(model.perplexity),
+                units::bytes(model.bytes as f64)
+            ),
+            label: None,
+        }));
+        legend.push(Key::series(slot, &smoothing.replace('_', " ")));
+    }
+    (lines, marks, legend)
+}
+
+fn perplexity(models: &[LanguageModel]) -> anyhow::Result<Figure> {
+    let (lines, marks, legend) = curves(models, |model| model.order as f64);
+    let highest = models.iter().map(|model| model.order).max().unwrap_or(1);
+    let ticks = (1..=highest).map(|order| (order as f64, order.to_string())).collect();
+    let chart = Chart {
+        title: "Perplexity against order".to_string(),
+        x: Axis::ticked("order of the model", 0.7..highest as f64 + 0.3, ticks),
+        y: Axis::log(
+            "perplexity of held-out text",
+            models.iter().map(|model| model.perplexity),
+            units::tick,
+        ),
+        lines,
+        marks,
     };
-    let mut keys: Vec<&str> = Vec::new();
-    for key in items.iter().filter_map(Value::as_object).flat_map(Map::keys) {
-        if !keys.contains(&key.as_str()) {
-            keys.push(key);
-        }
-    }
-    part.columns = keys.iter().map(|key| words(key)).collect();
-    part.rows = items
-        .iter()
-        .take(MOST_ROWS)
-        .map(|item| keys.iter().map(|key| item.get(key).map(cell).unwrap_or_default()).collect())
-        .collect();
-    part.left_out = items.len().saturating_sub(MOST_ROWS);
-    Ok(part)
+    Ok(Figure {
+        heading: "Perplexity against order".to_string(),
+        caption:
+            "Held-out sentences, unknown words and ends of sentences counted. Lower is better."
+                .to_string(),
+        svg: chart.svg()?,
+        legend,
+        finding: String::new(),
+    })
 }
 
-/// A series of numbers as a line over its index.
-fn curve(heading: &str, items: &[Value]) -> anyhow::Result<Option<Plot>> {
-    let values: Vec<f64> = items.iter().filter_map(Value::as_f64).collect();
-    if values.len() < LEAST_DRAWN || values.len() != items.len() {
+fn memory(models: &[LanguageModel]) -> anyhow::Result<Figure> {
+    let (lines, marks, legend) = curves(models, |model| model.bytes as f64);
+    let best = models.iter().min_by(|a, b| a.perplexity.total_cmp(&b.perplexity));
+    let finding = best.map(|model| {
+        format!(
+            "Lowest perplexity: {} of order {} with {} in {}.",
+            model.smoothing.replace('_', " "),
+            model.order,
+            units::digits(model.perplexity),
+            units::bytes(model.bytes as f64)
+        )
+    });
+    let chart = Chart {
+        title: "Perplexity against memory".to_string(),
+        x: Axis::bytes("memory of the n-grams", models.iter().map(|model| model.bytes as f64)),
+        y: Axis::log(
+            "perplexity of held-out text",
+            models.iter().map(|model| model.perplexity),
+            units::tick,
+        ),
+        lines,
+        marks,
+    };
+    Ok(Figure {
+        heading: "What memory buys".to_string(),
+        caption: "The same models by the memory of their n-grams. Lower left is better."
+            .to_string(),
+        svg: chart.svg()?,
+        legend,
+        finding: finding.unwrap_or_default(),
+    })
+}
+
+fn loss(embeddings: &Embeddings) -> anyhow::Result<Option<Figure>> {
+    let losses = &embeddings.losses;
+    if losses.len() < 2 {
         return Ok(None);
     }
-    let points: Vec<(f64, f64)> = values.iter().enumerate().map(|(i, v)| (i as f64, *v)).collect();
+    let share = |i: usize| (i + 1) as f64 / losses.len() as f64;
+    let points: Vec<(f64, f64)> = losses.iter().enumerate().map(|(i, l)| (share(i), *l)).collect();
+    let marks = points.iter().map(|&(part, loss)| Mark {
+        slot: 1,
+        at: (part, loss),
+        whisker: None,
+        radius: 2.5,
+        title: format!("loss {} after {}", units::digits(loss), units::percent(part)),
+        label: None,
+    });
     let chart = Chart {
-        title: heading.to_string(),
-        x: Axis::linear("index", [points.len() as f64 - 1.0].into_iter(), units::size),
-        y: Axis::linear(heading, values.iter().copied(), units::tick),
-        lines: vec![Line { slot: 0, points, stroke: Stroke::Solid }],
-        marks: Vec::new(),
+        title: "Loss of word2vec".to_string(),
+        x: Axis::linear("share of the training run", [1.0].into_iter(), units::tick_percent),
+        y: Axis::linear("mean loss of a pair (nats)", losses.iter().copied(), units::tick),
+        marks: marks.collect(),
+        lines: vec![Line { slot: 1, points, stroke: Stroke::Solid }],
     };
-    Ok(Some(Plot { heading: heading.to_string(), svg: chart.svg()? }))
+    Ok(Some(Figure {
+        heading: "Word vectors learn".to_string(),
+        caption: "Skip-gram with negative sampling; mean loss over equal parts of the run."
+            .to_string(),
+        svg: chart.svg()?,
+        legend: Vec::new(),
+        finding: String::new(),
+    }))
 }
 
-/// A value in one cell.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
-            (Some(whole), _) => whole.to_string(),
-            (_, Some(real)) => units::digits(real),
-            _ => number.to_string(),
-        },
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_string(),
-        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
-        Value::Object(map) => map
-            .iter()
-            .map(|(key, value)| format!("{} {}", words(key), cell(value)))
-            .collect::<Vec<_>>()
-            .join("; "),
+fn acceptance(acceptance: &Acceptance) -> Vec<(String, String)> {
+    let a = acceptance;
+    [
+        (
+            "draft and target",
+            format!("order {} drafts for order {}", a.draft_order, a.target_order),
+        ),
+        ("tokens of a draft", a.draft_len.to_string()),
+        ("drafts made", a.steps.to_string()),
+        ("tokens examined", a.examined.to_string()),
+        ("accepted, measured", units::percent(a.measured)),
+        ("accepted by theory, 1 − total variation", units::percent(a.theoretical)),
+        ("standard error", units::percent(a.standard_error)),
+        ("tokens a step, measured", units::digits(a.tokens_per_step)),
+        ("tokens a step, if independent", units::digits(a.tokens_per_step_independent)),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .to_vec()
+}
+
+fn finding(acceptance: &Acceptance) -> String {
+    let distance = (acceptance.measured - acceptance.theoretical).abs() / acceptance.standard_error;
+    if !distance.is_finite() {
+        return String::new();
     }
-}
-
-fn words(key: &str) -> String {
-    key.replace('_', " ")
+    let verdict = if distance <= 3.0 { "agrees with" } else { "departs from" };
+    format!(
+        "Measured acceptance {verdict} theory: {} against {}, {distance:.1} standard errors apart.",
+        units::percent(acceptance.measured),
+        units::percent(acceptance.theoretical)
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn scalars_are_listed_objects_tabled_and_numbers_drawn() {
-        let value = json!({
-            "tokens": 1200,
-            "orders": [{ "order": 1, "perplexity": 310.5 }, { "order": 2, "bits": 6.25 }],
-            "word2vec": { "loss": [5.0, 4.0, 3.0, 2.5, 2.2, 2.1, 2.05, 2.0], "rate": 0.025 },
-            "nothing": null,
-        });
-        let chain = section(&value).unwrap().unwrap();
-        assert_eq!(chain.parts.len(), 3);
-        assert_eq!(chain.parts[0].facts, [("tokens".to_string(), "1200".to_string())]);
-        assert_eq!(chain.parts[1].columns, ["order", "perplexity", "bits"]);
-        assert_eq!(chain.parts[1].rows[1], ["2", "", "6.25"]);
-        assert_eq!(chain.parts[2].plots.len(), 1);
-    }
-
-    #[test]
-    fn nothing_is_no_section() {
-        for value in [json!(null), json!({}), json!({ "a": null }), json!([])] {
-            assert!(section(&value).unwrap().is_none(), "{value}");
-        }
+    fn what_is_no_text_chain_is_an_error() {
+        let error = section(&serde_json::json!({ "corpus": "x" })).err().unwrap();
+        assert!(error.to_string().contains("text chain"), "{error}");
     }
 }

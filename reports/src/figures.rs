@@ -63,9 +63,15 @@ impl<'a> Slots<'a> {
     }
 
     fn key(&self, variant: &str) -> Key {
-        let slot = self.get(variant);
-        let mark = ["●", "■", "▲", "◆"][slot % 4];
-        Key { class: format!("s{}", slot % crate::chart::SLOTS), mark, name: variant.to_string() }
+        Key::series(self.get(variant), variant)
+    }
+}
+
+impl Key {
+    /// The key of a series of marks.
+    pub fn series(slot: usize, name: &str) -> Self {
+        let class = format!("s{}", slot % crate::chart::SLOTS);
+        Self { class, mark: ["●", "■", "▲", "◆"][slot % 4], name: name.to_string() }
     }
 }
 

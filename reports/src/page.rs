@@ -41,7 +41,7 @@ pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
         summary: summary::summary(sheet),
         highlights: summary::highlights(sheet),
         algorithms: algorithms(sheet)?,
-        chain: options.text_chain.as_ref().map(chain::section).transpose()?.flatten(),
+        chain: options.text_chain.as_ref().map(chain::section).transpose()?,
         problems: problems::problems(sheet),
         skipped: problems::skipped(sheet),
         machines: environments::machines(sheet),

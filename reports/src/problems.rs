@@ -22,8 +22,8 @@ pub struct Problem {
 pub struct Group {
     reason: String,
     count: usize,
-    /// Variants concerned, with the number of their cases.
-    variants: Vec<(String, usize)>,
+    /// Operations concerned, with the number of their records.
+    operations: Vec<(String, usize)>,
 }
 
 /// Every wrong result and failed run, wrong ones first.
@@ -52,20 +52,18 @@ pub fn skipped(sheet: &Sheet<'_>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for row in &sheet.rows {
         let Outcome::Skipped { reason } = &row.record.outcome else { continue };
-        let variant = row.record.variant.clone();
+        let op = row.record.op().to_string();
         match groups.iter_mut().find(|group| group.reason == *reason) {
             Some(group) => {
                 group.count += 1;
-                match group.variants.iter_mut().find(|(name, _)| *name == variant) {
+                match group.operations.iter_mut().find(|(name, _)| *name == op) {
                     Some((_, count)) => *count += 1,
-                    None => group.variants.push((variant, 1)),
+                    None => group.operations.push((op, 1)),
                 }
             }
-            None => groups.push(Group {
-                reason: reason.clone(),
-                count: 1,
-                variants: vec![(variant, 1)],
-            }),
+            None => {
+                groups.push(Group { reason: reason.clone(), count: 1, operations: vec![(op, 1)] })
+            }
         }
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.count));

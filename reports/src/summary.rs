@@ -99,7 +99,10 @@ fn scope(sheet: &Sheet<'_>) -> String {
         "{}, {}, {}, {}, {}",
         units::count(distinct(|row| row.record.vertical().to_string()), "algorithm"),
         units::count(distinct(|row| row.record.op().to_string()), "operation"),
-        units::count(distinct(|row| row.record.variant.clone()), "variant"),
+        units::count(
+            distinct(|row| format!("{} {}", row.record.op(), row.record.variant)),
+            "variant"
+        ),
         units::count(distinct(|row| row.record.case.clone()), "case"),
         units::count(sheet.rows.len(), "record"),
     )

@@ -123,7 +123,10 @@ mod tests {
         }
     }
 
-    fn shape(records: &[Record]) -> Vec<(String, String, Vec<(String, Vec<f64>)>)> {
+    /// Swept key, fixed parameters, and the sizes of each variant.
+    type Shape = (String, String, Vec<(String, Vec<f64>)>);
+
+    fn shape(records: &[Record]) -> Vec<Shape> {
         let sheet = Sheet::of(records);
         let rows: Vec<&Row> = sheet.rows.iter().collect();
         let text = |fields: &[(&str, &str)]| {
