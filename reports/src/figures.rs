@@ -116,7 +116,9 @@ pub fn trade(rows: &[&Row<'_>], slots: &Slots<'_>, place: &str) -> anyhow::Resul
     };
     let mut legend: Vec<Key> =
         points.iter().map(|(row, _)| slots.key(&row.record.variant)).collect();
-    legend.push(line_key("front", "Pareto front"));
+    if front.len() > 1 {
+        legend.push(line_key("front", "Pareto front"));
+    }
     legend.push(line_key("ladder", "ladder, in order"));
     Ok(Some(Figure {
         heading: "What memory buys".to_string(),

@@ -18,7 +18,8 @@ use crate::{
 pub struct Operation {
     name: String,
     anchor: String,
-    counts: Counts,
+    /// How many records came to what, in words.
+    tally: String,
     places: Vec<AtPlace>,
     slack: Option<Figure>,
 }
@@ -36,8 +37,6 @@ struct AtPlace {
     left_out: usize,
     tables: Vec<Table>,
     kernels: Vec<Kernel>,
-    /// Clocks that the times were taken with.
-    clocks: String,
 }
 
 /// All variants on the representative case.
@@ -107,7 +106,7 @@ pub fn operation(rows: &[&Row<'_>], sheet: &Sheet<'_>) -> anyhow::Result<Operati
     Ok(Operation {
         name: name.to_string(),
         anchor: anchor(name),
-        counts: Counts::of(rows.iter().copied()),
+        tally: Counts::of(rows.iter().copied()).words(),
         places,
         slack,
     })
@@ -131,8 +130,6 @@ fn at_place(
         .copied()
         .filter(|row| matches!(row.record.outcome, Outcome::Checked { .. }))
         .collect();
-    let clocks: BTreeSet<&str> =
-        timed.iter().filter_map(|row| row.measurement()).map(|m| m.clock.as_str()).collect();
     let tables = [("timed", timed), ("checked, not timed", checked)]
         .into_iter()
         .filter(|(_, rows)| !rows.is_empty())
@@ -147,7 +144,6 @@ fn at_place(
         left_out,
         tables,
         kernels: kernels(rows),
-        clocks: clocks.into_iter().collect::<Vec<_>>().join(", "),
     })
 }
 

@@ -112,6 +112,19 @@ impl Counts {
         }
         counts
     }
+
+    /// What there is of each, in words.
+    pub fn words(&self) -> String {
+        let parts = [
+            (self.measured, "right and timed"),
+            (self.checked, "right and not timed"),
+            (self.wrong, "wrong"),
+            (self.failed, "failed"),
+            (self.skipped, "skipped"),
+        ];
+        let parts = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}"));
+        parts.collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// An executor's name.

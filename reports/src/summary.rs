@@ -216,9 +216,13 @@ fn buys(fastest: &Row<'_>, ns: f64, leanest: &Row<'_>, least: f64) -> String {
     if bytes <= least {
         return "nothing: the fastest is also the leanest".to_string();
     }
+    let price = if bytes / least < 1.01 {
+        "less than 1 % beyond".to_string()
+    } else {
+        units::times(bytes / least)
+    };
     format!(
-        "{} the memory of {} buys {} the speed",
-        units::times(bytes / least),
+        "{price} the memory of {} buys {} the speed",
         leanest.record.variant,
         units::times(slow / ns)
     )

@@ -173,6 +173,11 @@ const COLUMNS: &[Column] = &[
         about: "time over the best peer's on the same case and device: below 1 is faster",
         cell: |row| row.peer_ratio.map(|v| Cell::number(v, units::times(v))),
     },
+    Column {
+        text: "clock",
+        about: "what the samples were taken with",
+        cell: |row| row.measurement().map(|m| Cell::text(&m.clock)),
+    },
 ];
 
 /// A table of `rows`, which all ran in the same place.
