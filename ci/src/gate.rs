@@ -217,7 +217,7 @@ pub(crate) fn compare_times(
     let (verdict, reason) = if was.above_limit || now.above_limit {
         (Unclear, "a time beyond what the device can do is invalid".to_string())
     } else if fewest < min_samples {
-        (Unclear, format!("{fewest} samples; at least {min_samples} are needed"))
+        (Unclear, format!("too few samples: {fewest} of at least {min_samples}"))
     } else if !(ratio.is_finite() && ratio > 0.0) {
         (Unclear, "a median is zero or not a number".to_string())
     } else if ratio <= 1.0 + effect && ratio >= 1.0 / (1.0 + effect) {

@@ -127,7 +127,7 @@ fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
     low / pad..high * pad
 }
 
-/// Ticks at whole multiples of powers of ten, thinned to 1, 2, 5, to 1, 3 or to powers only until there are at
+/// Ticks at whole multiples of powers of ten, thinned step by step to powers only until there are at
 /// most seven and their texts fit side by side.
 fn decimal_ticks(range: &Range<f64>, format: fn(f64) -> String) -> Vec<(f64, String)> {
     let (low, high) = (range.start.log10().floor() as i32, range.end.log10().ceil() as i32);
@@ -144,8 +144,9 @@ fn decimal_ticks(range: &Range<f64>, format: fn(f64) -> String) -> Vec<(f64, Str
         let total: f64 = ticks.iter().map(|(_, text)| width(text)).sum();
         ticks.len() <= 7 && total <= 0.6 * f64::from(WIDTH)
     };
-    let choices: [(&[f64], i32); 8] = [
+    let choices: [(&[f64], i32); 9] = [
         (&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], 1),
+        (&[1.0, 2.0, 3.0, 5.0, 7.0], 1),
         (&[1.0, 2.0, 5.0], 1),
         (&[1.0, 3.0], 1),
         (&[1.0], 1),
