@@ -194,7 +194,7 @@ proptest! {
                 let mut shape = tensor.shape().to_vec();
                 shape[0] = 1;
                 let size = tensor.bytes() / params.batch;
-                let bytes = &tensor.to_bytes()[row * size..][..size];
+                let bytes = &tensor.as_bytes()[row * size..][..size];
                 alone.insert(name, Tensor::from_bytes(tensor.dtype(), &shape, bytes));
             }
             prop_assert_eq!(&emitted(&one, &alone)[0], expected);

@@ -298,7 +298,7 @@ pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
         (Data::F32(a), Data::F32(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits())
         }
-        _ => a.dtype() == b.dtype() && a.to_bytes() == b.to_bytes(),
+        _ => a.dtype() == b.dtype() && a.as_bytes() == b.as_bytes(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Named, typed, dense host tensors in row-major order.
 
+use bytemuck::allocation::pod_collect_to_vec;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 use ndarray::{Array, Dimension, IxDyn};
@@ -174,40 +175,30 @@ impl Tensor {
         Self::new(shape, data)
     }
 
-    /// Little-endian `bytes` read as `dtype`.
+    /// `bytes` in the host's order, which is also its devices', read as `dtype`.
     ///
     /// # Panics
     /// If the byte count does not fit `shape`.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Self {
-        macro_rules! read {
-            ($kind:ident, $t:ty) => {
-                Data::$kind(
-                    bytes
-                        .chunks_exact(size_of::<$t>())
-                        .map(|chunk| <$t>::from_le_bytes(chunk.try_into().expect("exact chunk")))
-                        .collect(),
-                )
-            };
-        }
         assert_eq!(bytes.len() % dtype.bytes(), 0, "{} bytes of {}", bytes.len(), dtype.name());
         let data = match dtype {
-            DType::F64 => read!(F64, f64),
-            DType::F32 => read!(F32, f32),
-            DType::F16 => read!(F16, f16),
-            DType::Bf16 => read!(Bf16, bf16),
-            DType::I8 => read!(I8, i8),
-            DType::U8 => read!(U8, u8),
-            DType::I32 => read!(I32, i32),
-            DType::U32 => read!(U32, u32),
-            DType::I64 => read!(I64, i64),
-            DType::U64 => read!(U64, u64),
+            DType::F64 => Data::F64(pod_collect_to_vec(bytes)),
+            DType::F32 => Data::F32(pod_collect_to_vec(bytes)),
+            DType::F16 => Data::F16(pod_collect_to_vec(bytes)),
+            DType::Bf16 => Data::Bf16(pod_collect_to_vec(bytes)),
+            DType::I8 => Data::I8(pod_collect_to_vec(bytes)),
+            DType::U8 => Data::U8(pod_collect_to_vec(bytes)),
+            DType::I32 => Data::I32(pod_collect_to_vec(bytes)),
+            DType::U32 => Data::U32(pod_collect_to_vec(bytes)),
+            DType::I64 => Data::I64(pod_collect_to_vec(bytes)),
+            DType::U64 => Data::U64(pod_collect_to_vec(bytes)),
         };
         Self::new(shape, data)
     }
 
-    /// The elements as little-endian bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        each_type!(&self.data, values => values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    /// The elements as bytes in the host's order.
+    pub fn as_bytes(&self) -> &[u8] {
+        each_type!(&self.data, values => bytemuck::cast_slice(values))
     }
 
     /// Size of each axis, outermost first.
@@ -374,13 +365,13 @@ mod tests {
         for dtype in [DType::F64, DType::F32, DType::F16, DType::Bf16] {
             let tensor = Tensor::from_real(dtype, &[2, 2], &values);
             assert_eq!(tensor.to_f64(), values);
-            assert_eq!(Tensor::from_bytes(dtype, &[2, 2], &tensor.to_bytes()), tensor);
+            assert_eq!(Tensor::from_bytes(dtype, &[2, 2], tensor.as_bytes()), tensor);
         }
         let integers = [DType::I8, DType::U8, DType::I32, DType::U32, DType::I64, DType::U64];
         for dtype in integers {
             let tensor = Tensor::from_integers(dtype, &[3], &[0, 7, 127]);
             assert_eq!(tensor.to_i64(), [0, 7, 127]);
-            assert_eq!(Tensor::from_bytes(dtype, &[3], &tensor.to_bytes()), tensor);
+            assert_eq!(Tensor::from_bytes(dtype, &[3], tensor.as_bytes()), tensor);
             assert_eq!(tensor.bytes(), 3 * dtype.bytes());
         }
     }

@@ -101,7 +101,7 @@ impl Gpu {
                 .with_context(|| format!("allocating '{}'", buffer.name))?;
             if let Role::Input(tensor) = &buffer.role {
                 guarded
-                    .upload(&self.stream, &tensor.to_bytes())
+                    .upload(&self.stream, tensor.as_bytes())
                     .map_err(|e| anyhow!(describe(&e)))?;
             }
             buffers.push(guarded);
@@ -240,7 +240,7 @@ impl Prepared<'_> {
             if let Role::Input(tensor) = &buffer.role {
                 let bytes = guarded.download(stream).map_err(|e| anyhow!(describe(&e)))?;
                 self.gpu.synchronize()?;
-                if bytes != tensor.to_bytes() {
+                if bytes != tensor.as_bytes() {
                     return Ok(Some(format!("input '{}' was changed", buffer.name)));
                 }
             }
