@@ -8,7 +8,7 @@ pub mod main_job;
 pub mod report;
 pub mod run;
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer, run::solve};
@@ -96,6 +96,14 @@ fn summarize(records: &[Record]) -> ExitCode {
         println!("  … and {} more reasons (all are in the records)", reasons.len() - 12);
     }
     ExitCode::from(u8::from(wrong + failed > 0 || measured + checked == 0))
+}
+
+/// Prints text that may be long. A reader that has seen enough (`| head`) is no error.
+fn print_text(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// One line on what this run computes on.

@@ -14,8 +14,7 @@ pub fn records() -> anyhow::Result<Vec<Record>> {
     let mut all = Vec::new();
     for file in BASELINES.dirs().flat_map(Dir::files) {
         if file.path().extension().is_some_and(|e| e == "jsonl") {
-            let text = file.contents_utf8().unwrap_or_default();
-            all.extend(record::from_text(&file.path().display().to_string(), text)?);
+            all.extend(record::from_lines(&file.path().display().to_string(), file.contents())?);
         }
     }
     Ok(all)

@@ -63,16 +63,14 @@ fn agrees(variant: &Variant, case: &Case) -> Result<bool, String> {
     let Ok(plan) = verify::plan(variant, &problem) else { return Ok(false) };
     let gpu = GPU.get().expect("trials run only where there is a GPU");
     let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
-    let run = || -> anyhow::Result<Verdict> {
-        match verify::prepare(&gpu, &plan)? {
-            Ok(prepared) => verify::verify(&prepared, &problem, variant.deterministic),
-            Err(reason) => Ok(Verdict::Skipped(reason)),
-        }
+    let run = || -> anyhow::Result<Option<Verdict>> {
+        let Ok(prepared) = verify::prepare(&gpu, &plan)? else { return Ok(None) };
+        verify::verify(&prepared, &problem, variant.deterministic).map(Some)
     };
     match run().map_err(|e| replay(format!("{e:#}")))? {
-        Verdict::Right(_) => Ok(true),
-        Verdict::Skipped(_) => Ok(false),
-        Verdict::Wrong(_, complaint) => Err(replay(complaint)),
+        None => Ok(false),
+        Some(Verdict::Right(_)) => Ok(true),
+        Some(Verdict::Wrong(_, complaint)) => Err(replay(complaint)),
     }
 }
 

@@ -267,29 +267,27 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
             .map(|all| all.concat());
     }
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut records = Vec::new();
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let at = || format!("{}:{}", path.display(), number + 1);
-        let line = line.with_context(at)?;
-        if !line.trim().is_empty() {
-            records.push(parse(&line).with_context(at)?);
-        }
-    }
+    let records = from_lines(&path.display().to_string(), BufReader::new(file))?;
     if records.is_empty() {
         bail!("{}: no records in this file", path.display());
     }
     Ok(records)
 }
 
-/// Reads records from text already in memory; `name` stands for the file in errors.
+/// Reads records line by line; `name` stands for the file in errors.
 ///
 /// # Errors
 /// As [`read`].
-pub fn from_text(name: &str, text: &str) -> anyhow::Result<Vec<Record>> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| parse(line).with_context(|| format!("{name}:{}", number + 1)))
-        .collect()
+pub fn from_lines(name: &str, lines: impl BufRead) -> anyhow::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for (number, line) in lines.lines().enumerate() {
+        let at = || format!("{name}:{}", number + 1);
+        let line = line.with_context(at)?;
+        if !line.trim().is_empty() {
+            records.push(parse(&line).with_context(at)?);
+        }
+    }
+    Ok(records)
 }
 
 /// Reads one line.

@@ -168,7 +168,6 @@ impl Runner {
                 Verdict::Wrong(agreement, complaint) => {
                     return Ok(Outcome::Wrong { agreement, complaint });
                 }
-                Verdict::Skipped(reason) => return Ok(Outcome::Skipped { reason }),
             };
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
             let measurement = measure::cuda(&prepared, &plan, work, limits, effort)?;

@@ -63,8 +63,6 @@ pub enum Verdict {
     Right(Agreement),
     /// Wrong: the agreement when outputs could be compared, and what is wrong in words.
     Wrong(Option<Agreement>, String),
-    /// Not run, with the reason.
-    Skipped(String),
 }
 
 /// Makes the plan of `variant` for a problem, or says why it does not take it.

@@ -4,6 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use touchstone_bench::record;
 
+use super::print_text;
+
 /// Arguments of `compare`.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -19,6 +21,6 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let before = record::read(&arguments.before)?;
     let after = record::read(&arguments.after)?;
-    println!("{}", touchstone_ci::compare(&before, &after));
+    print_text(&(touchstone_ci::compare(&before, &after) + "\n"))?;
     Ok(ExitCode::SUCCESS)
 }

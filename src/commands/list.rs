@@ -1,11 +1,12 @@
 //! `touchstone list`.
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
 use serde_json::json;
 use touchstone_bench::Workload;
 use touchstone_reference::operations;
 
+use super::print_text;
 use crate::select::Selection;
 
 /// Arguments of `list`.
@@ -36,11 +37,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         true => serde_json::to_string_pretty(&as_json(&chosen))? + "\n",
         false => as_text(&chosen, arguments.cases),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough (`| head`) is no error.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    print_text(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn as_text(chosen: &[&Workload], with_cases: bool) -> String {
