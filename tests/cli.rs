@@ -88,7 +88,7 @@ fn an_existing_records_file_is_never_overwritten() {
 #[test]
 fn one_case_is_replayed_from_its_id() {
     let folder = folder();
-    let id = "ssm.recurrence:batch=1,seq_len=5,channels=3,dtype=f32,seed=4";
+    let id = "ssm.recurrence:batch=1,seq_len=5,channels=3,field=real,dtype=f32,initial_state=false,seed=4";
     let output = touchstone(folder.path(), &["check", id]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));

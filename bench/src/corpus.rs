@@ -77,7 +77,8 @@ impl Corpus {
             text.strip_prefix('\u{feff}').unwrap_or(&text),
         );
         if corpus.sentences().is_empty() {
-            return Err(corpus.too_small("no word", "text"));
+            let found = if text.is_empty() { "empty, no word" } else { "no word" };
+            return Err(corpus.too_small(found, "text"));
         }
         Ok(corpus)
     }
