@@ -252,24 +252,46 @@ fn looks_like(got: &[f64], value: &[f64]) -> Option<String> {
         })
 }
 
-/// Outputs built from the expected values by `change`, rounded into the outputs' types. Elements outside a
-/// sample are one half before the change.
-pub fn outputs_from(expected: &Outputs, change: impl Fn(&[f64]) -> Vec<f64>) -> Tensors {
+/// Where an impostor takes an element from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pick {
+    /// The right answer's element at this index.
+    Element(usize),
+    /// A constant.
+    Constant(u8),
+}
+
+/// Outputs whose element at each index, given also their length, is what `pick` says, rounded into the
+/// outputs' types. Elements of the answer outside a sample are one half.
+pub fn outputs_from(expected: &Outputs, pick: impl Fn(usize, usize) -> Pick) -> Tensors {
     let mut tensors = Tensors::new();
     for (name, expected) in expected.iter() {
-        let mut full = vec![0.5; expected.shape().iter().product()];
-        match expected {
-            Expected::Real(Real { at: Some(at), value, .. }) => {
-                at.iter().zip(value).for_each(|(&i, &v)| full[i] = v);
+        let len = expected.shape().iter().product();
+        let picks = (0..len).map(|i| pick(i, len));
+        let tensor = match expected {
+            Expected::Real(real) => {
+                let mut answer = vec![0.5; len];
+                match &real.at {
+                    Some(at) => at.iter().zip(&real.value).for_each(|(&i, &v)| answer[i] = v),
+                    None => answer.copy_from_slice(&real.value),
+                }
+                let values: Vec<f64> = picks
+                    .map(|pick| match pick {
+                        Pick::Element(i) => answer[i],
+                        Pick::Constant(c) => c.into(),
+                    })
+                    .collect();
+                Tensor::from_real(real.dtype, &real.shape, &values)
             }
-            other => full.copy_from_slice(&other.values()),
-        }
-        let changed = change(&full);
-        let tensor = if expected.dtype().is_float() {
-            Tensor::from_real(expected.dtype(), expected.shape(), &changed)
-        } else {
-            let integers: Vec<i64> = changed.iter().map(|&v| v as i64).collect();
-            Tensor::from_integers(expected.dtype(), expected.shape(), &integers)
+            Expected::Discrete(discrete) => {
+                let values: Vec<i64> = picks
+                    .map(|pick| match pick {
+                        Pick::Element(i) => discrete.value[i],
+                        Pick::Constant(c) => c.into(),
+                    })
+                    .collect();
+                Tensor::from_integers(discrete.dtype, &discrete.shape, &values)
+            }
         };
         tensors.insert(name, tensor);
     }
@@ -279,16 +301,11 @@ pub fn outputs_from(expected: &Outputs, change: impl Fn(&[f64]) -> Vec<f64>) -> 
 /// The outputs that a lazy or stale kernel would give, for proving that a case can tell them from the
 /// right answer: zeros, ones, the answer shifted by one element, and the answer reversed.
 pub fn impostors(expected: &Outputs) -> Vec<(&'static str, Tensors)> {
-    let shift = |values: &[f64]| {
-        let mut shifted = values.to_vec();
-        shifted.rotate_right(usize::from(!values.is_empty()));
-        shifted
-    };
     vec![
-        ("zeros", outputs_from(expected, |values| vec![0.0; values.len()])),
-        ("ones", outputs_from(expected, |values| vec![1.0; values.len()])),
-        ("shifted", outputs_from(expected, shift)),
-        ("reversed", outputs_from(expected, |values| values.iter().rev().copied().collect())),
+        ("zeros", outputs_from(expected, |_, _| Pick::Constant(0))),
+        ("ones", outputs_from(expected, |_, _| Pick::Constant(1))),
+        ("shifted", outputs_from(expected, |i, len| Pick::Element((i + len - 1) % len))),
+        ("reversed", outputs_from(expected, |i, len| Pick::Element(len - 1 - i))),
     ]
 }
 

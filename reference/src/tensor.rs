@@ -154,7 +154,7 @@ impl Tensor {
         Self::new(shape, data)
     }
 
-    /// Integers stored as `dtype`.
+    /// Integers stored as `dtype`; as u64, the bits of the i64.
     ///
     /// # Panics
     /// If a value does not fit `dtype`, `dtype` is a float type, or the count does not fit `shape`.
@@ -169,7 +169,8 @@ impl Tensor {
             DType::I32 => Data::I32(cast(values)),
             DType::U32 => Data::U32(cast(values)),
             DType::I64 => Data::I64(values.to_vec()),
-            DType::U64 => Data::U64(cast(values)),
+            // The inverse of `to_i64`: packed keys use all 64 bits.
+            DType::U64 => Data::U64(values.iter().map(|&v| v as u64).collect()),
             other => panic!("{} is not an integer type", other.name()),
         };
         Self::new(shape, data)
@@ -258,7 +259,7 @@ impl Tensor {
         }
     }
 
-    /// The elements as i64.
+    /// The elements as i64; of u64, their bits.
     ///
     /// # Panics
     /// If the tensor stores real numbers.
