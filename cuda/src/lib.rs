@@ -8,6 +8,7 @@ pub mod gpu;
 pub mod plan;
 pub mod ptx;
 pub(crate) mod radix_sort;
+pub mod simulator;
 pub mod variant;
 
 pub mod acceptance;
