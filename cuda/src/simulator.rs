@@ -1,3 +1,9 @@
-//! The simulator: carries out the same PTX that the driver gets, on the CPU.
+//! The simulator: executes the committed PTX on the CPU, so that every machine can check every kernel.
+//!
+//! - [`types`]: PTX's types and rounding modes
+//! - [`fault`]: what it finds wrong with a kernel, and where
+//! - [`monitor`]: what watches a run: race detection and exact costs plug in here
 
+pub mod fault;
+pub mod monitor;
 pub mod types;
