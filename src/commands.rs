@@ -11,7 +11,7 @@ pub mod run;
 use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer, run::solve};
+use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer, run::solve_ahead};
 
 use crate::select::Selected;
 
@@ -26,10 +26,13 @@ fn run_cases(
     let style = ProgressStyle::with_template("{bar:24} {pos}/{len} cases {elapsed} {wide_msg}")?;
     let bar = ProgressBar::new(selected.len() as u64).with_style(style);
     let mut all = Vec::new();
-    for some in selected.chunks(solved_at_once(runner, task)) {
-        bar.set_message(some[0].case.to_string());
-        let cases: Vec<_> = some.iter().map(|selected| &selected.case).collect();
-        for (selected, problem) in some.iter().zip(solve(&cases)) {
+    let ahead = solved_ahead(runner, task);
+    solve_ahead(
+        selected,
+        |s| &s.case,
+        ahead,
+        |selected, problem| {
+            bar.set_message(selected.case.to_string());
             let records = runner.case(&selected.workload, &selected.case, problem, task);
             for record in &records {
                 if let Some(complaint) = complaint(record) {
@@ -41,19 +44,21 @@ fn run_cases(
             }
             all.extend(records);
             bar.inc(1);
-        }
-    }
+            Ok(())
+        },
+    )?;
     bar.finish_and_clear();
     Ok(all)
 }
 
-/// How many cases to draw and solve at once: one when references are timed, lest they disturb each other.
-fn solved_at_once(runner: &Runner, task: Task) -> usize {
+/// How many cases to draw and solve beside the one that runs: none when references are timed, lest they disturb
+/// each other.
+fn solved_ahead(runner: &Runner, task: Task) -> usize {
     let timed = matches!(task, Task::Measure(_)) && runner.time_references;
     if timed {
-        return 1;
+        return 0;
     }
-    std::thread::available_parallelism().map_or(1, |threads| threads.get().min(8))
+    std::thread::available_parallelism().map_or(0, |threads| threads.get().min(8) - 1)
 }
 
 /// What is wrong with a record, with the command that replays it.

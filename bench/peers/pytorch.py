@@ -2,6 +2,7 @@
 """Run PyTorch's own kernels on our quick and full cases and write Records (see README.md here)."""
 
 import argparse
+import datetime
 import json
 import pathlib
 
@@ -11,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 SAMPLES = 31
+SAME_CALL = datetime.timedelta(minutes=30)
 BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash2": SDPBackend.FLASH_ATTENTION,
@@ -77,7 +79,8 @@ def relative_rms(got, exact):
 def attention_peers(op, p):
     """(name, function to time, function that gives the relative error) for each backend."""
     if op == "attention.backward":
-        raise NotThisCase  # until its gradients are checked here as the forward's output is
+        yield from attention_backward_peers(p)
+        return
     q, k, v = qkv(p, 1 if op == "attention.decode" else p["seq_q"])
     if op == "attention.decode" and p.get("kv", "contiguous") != "contiguous":
         raise NotThisCase
@@ -92,6 +95,36 @@ def attention_peers(op, p):
                 return call()
 
         yield name, forward, lambda forward=forward: relative_rms(forward()[0, 0, rows], exact)
+
+
+def exact_gradients(p, q, k, v, d_o):
+    """f64 gradients of the first key-value head with the query heads that share it, by autograd on the formula."""
+    group = q.shape[1] // k.shape[1]
+    if group * q.shape[2] * k.shape[2] > 1 << 28:
+        raise NotThisCase  # the f64 check would not fit beside the inputs
+    q, k, v = (t.detach().double().requires_grad_() for t in (q[:1, :group], k[:1, :1], v[:1, :1]))
+    s = q @ k.transpose(-1, -2) / q.shape[3] ** 0.5
+    if p.get("mask") == "causal":
+        s = s.masked_fill(torch.ones(s.shape[-2:], device="cuda").triu(1).bool(), float("-inf"))
+    return torch.autograd.grad(s.softmax(-1) @ v, (q, k, v), d_o[:1, :group].double())
+
+
+def attention_backward_peers(p):
+    q, k, v = (t.requires_grad_() for t in qkv(p, p["seq_q"]))
+    d_o = normal(q.shape, q.dtype)
+    exact = exact_gradients(p, q, k, v, d_o)
+    for name, backend in BACKENDS.items():
+        if name == "math" and q.numel() // q.shape[3] * k.shape[2] > 1 << 31:
+            continue
+        try:
+            with sdpa_kernel(backend):
+                o = attention(p, q, k, v)()
+        except RuntimeError as problem:  # a backend that refuses the case
+            print(f"{name} refuses the backward's forward: {str(problem).splitlines()[0]}")
+            continue
+        run = lambda o=o: torch.autograd.grad(o, (q, k, v), d_o, retain_graph=True)
+        first = lambda got: (g[:1, : e.shape[1]] for g, e in zip(got, exact))
+        yield name, run, lambda run=run: max(relative_rms(g, e) for g, e in zip(first(run()), exact))
 
 
 def embedding_peers(op, p):
@@ -204,14 +237,31 @@ def record(like, workload, case, name, error, measurement):
     }
 
 
+def records_of_this_call(path):
+    """Our records on CUDA by case; refuses those of another device or of another time than this call's."""
+    ours = {}
+    for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+        r = json.loads(line)
+        if r["executor"] != "cuda":
+            continue
+        environment = r["environment"]
+        device, date = environment["device"]["name"], datetime.datetime.fromisoformat(environment["date"].replace("Z", "+00:00"))
+        age = datetime.datetime.now(datetime.timezone.utc) - date
+        if device != torch.cuda.get_device_name():
+            raise SystemExit(f"{path}:{number}: measured on {device}, this is {torch.cuda.get_device_name()}")
+        if not datetime.timedelta(0) <= age < SAME_CALL:
+            raise SystemExit(f"{path}:{number}: measured {age} ago; peers belong to the run they stand beside")
+        ours[r["case"]] = r
+    return ours
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", required=True, help="output of `touchstone list --json`")
-    parser.add_argument("--like", required=True, help="records of our own run on this device")
+    parser.add_argument("--like", required=True, help="records of our own run on this device, just made")
     parser.add_argument("--out", required=True, help="records file to create")
     options = parser.parse_args()
-    lines = pathlib.Path(options.like).read_text().splitlines()
-    ours = {r["case"]: r for r in map(json.loads, lines) if r["executor"] == "cuda"}
+    ours = records_of_this_call(options.like)
     torch.manual_seed(20261124)
     with open(options.out, "x") as out:
         for operation in json.load(open(options.cases)):

@@ -94,6 +94,28 @@ impl Agreement {
         self.outputs.iter().filter_map(|o| o.worst_share).reduce(f64::max)
     }
 
+    /// What is wrong beside the naive variant, which computes the same in the same precision: an output whose
+    /// root-mean-square error is more than twice the naive one's. The bound of each element allows for the worst
+    /// case; this finds what is lost on average, such as a sum that drifts. Errors below the unit roundoff of the
+    /// output's type, and outputs of too few elements for an average, are let pass.
+    pub fn worse_than_naive(&self, naive: &Self, expected: &Outputs) -> Option<String> {
+        const MOST: f64 = 2.0;
+        const FEWEST_ELEMENTS: u64 = 1024;
+        self.outputs.iter().find_map(|output| {
+            let dtype = expected.iter().find(|(name, _)| *name == output.name)?.1.dtype();
+            let of_naive = naive.outputs.iter().find(|o| o.name == output.name)?.relative_rms?;
+            let rms = output.relative_rms?;
+            let limit = MOST * of_naive.max(dtype.unit_roundoff());
+            (output.compared >= FEWEST_ELEMENTS && rms > limit).then(|| {
+                format!(
+                    "output '{}': relative error (root mean square) {rms:.2e} is over {limit:.2e}, twice \
+                     that of the naive variant at the same precision",
+                    output.name
+                )
+            })
+        })
+    }
+
     /// One sentence on what is wrong, for a failed agreement.
     pub fn complaint(&self) -> Option<String> {
         let output = self.outputs.iter().find(|output| output.failed > 0)?;
@@ -352,6 +374,26 @@ mod tests {
         assert!(!Agreement::of(&got(&[-inf]), &expected(&[inf])).unwrap().passes());
         assert!(!Agreement::of(&got(&[1e38]), &expected(&[inf])).unwrap().passes());
         assert!(!Agreement::of(&got(&[inf]), &expected(&[1.0])).unwrap().passes());
+    }
+
+    #[test]
+    fn a_drift_far_above_the_naive_error_is_wrong_though_within_its_bound() {
+        let right: Vec<f64> = (1..=2048).map(f64::from).collect();
+        let loose = Tolerance { relative: 1e-3, storage: DType::F32 };
+        let value = arr1(&right);
+        let expected =
+            Outputs::new().with("y", Expected::real(&value, &value.mapv(f64::abs), loose));
+        let drifted = |share: f64| {
+            let values: Vec<f64> = right.iter().map(|v| v * (1.0 + share)).collect();
+            Agreement::of(&got(&values), &expected).unwrap()
+        };
+        let (naive, good, drift) = (drifted(1e-7), drifted(1.8e-7), drifted(1e-6));
+        assert!(good.passes() && drift.passes());
+        assert_eq!(good.worse_than_naive(&naive, &expected), None);
+        let complaint = drift.worse_than_naive(&naive, &expected).unwrap();
+        assert!(complaint.contains("naive"), "{complaint}");
+        // What a single rounding of the output explains is no drift, however exact the naive variant is.
+        assert_eq!(drifted(1e-7).worse_than_naive(&drifted(0.0), &expected), None);
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub fn cuda(
 ) -> anyhow::Result<Measurement> {
     let cold = prepared.time(Cache::Cold, effort.gpu_samples)?;
     let warm = prepared.time(Cache::Warm, effort.gpu_samples)?;
+    let warm_clock = match warm.runs {
+        0 => "no warm series: a run is too long for the caches to matter".into(),
+        runs => format!("warm: {runs} runs a sample"),
+    };
     let kernels = prepared.resources().into_iter().map(|k| KernelResources {
         symbol: k.symbol,
         registers: k.registers as u32,
@@ -54,7 +58,7 @@ pub fn cuda(
         shared_bytes: k.shared_bytes as u32,
     });
     Ok(Measurement {
-        clock: format!("CUDA events; warm: {} runs a sample", warm.runs),
+        clock: format!("CUDA events; {warm_clock}"),
         above_limit: is_above_limit(&cold.samples_ns, work, limits),
         throttled: (cold.throttled + warm.throttled) as u32,
         cold_ns: cold.samples_ns,

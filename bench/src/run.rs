@@ -1,5 +1,7 @@
 //! Runs cases through every variant and makes records of what came of it.
 
+use std::collections::VecDeque;
+
 use touchstone_cuda::{Gpu, Variant, variants};
 use touchstone_reference::{Case, Expected, Work};
 
@@ -11,14 +13,30 @@ use crate::{
     verify::{self, Problem, Verdict},
 };
 
-/// Draws inputs and computes references of several cases, each on a thread of its own, in order.
-pub fn solve(cases: &[&Case]) -> Vec<anyhow::Result<Problem>> {
+/// Draws inputs and computes references of `cases` on threads of their own, up to `ahead` cases beyond the one
+/// that `done` is busy with, and hands each to `done` in order. With `ahead` 0 nothing else runs beside `done`.
+///
+/// # Errors
+/// The first error of `done`; a case that cannot be solved is handed to it as its error.
+pub fn solve_ahead<'c, T>(
+    cases: &'c [T],
+    case_of: impl Fn(&'c T) -> &'c Case,
+    ahead: usize,
+    mut done: impl FnMut(&'c T, anyhow::Result<Problem>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = cases.iter().map(|case| scope.spawn(|| Problem::new(case))).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|done| done.unwrap_or_else(|_| Err(anyhow::anyhow!("the reference panicked"))))
-            .collect()
+        let (mut solving, mut upcoming) = (VecDeque::new(), cases.iter());
+        loop {
+            while solving.len() <= ahead
+                && let Some(next) = upcoming.next()
+            {
+                let case = case_of(next);
+                solving.push_back((next, scope.spawn(move || Problem::new(case))));
+            }
+            let Some((item, thread)) = solving.pop_front() else { return Ok(()) };
+            let panicked = |_| Err(anyhow::anyhow!("the reference panicked"));
+            done(item, thread.join().unwrap_or_else(panicked))?;
+        }
     })
 }
 
@@ -103,8 +121,13 @@ impl Runner {
         if self.wants("reference") && self.time_references {
             records.push((Executor::Cpu, "reference", reference_outcome(problem, task)));
         }
+        let mut naive: Option<Agreement> = None;
         for variant in self.variants_of(problem.case.op()) {
             let outcome = self.cuda_outcome(variant, problem, &work, task);
+            let outcome = beside_naive(outcome, naive.as_ref(), problem);
+            if variants().find(|v| v.op == variant.op).is_some_and(|v| v.name == variant.name) {
+                naive = outcome_agreement(&outcome).cloned();
+            }
             records.push((Executor::Cuda, variant.name, outcome));
         }
         let unit = problem.operation.items;
@@ -190,6 +213,28 @@ impl Runner {
         self.gpu = Err("the device is being reopened".into());
         self.gpu =
             Gpu::open(ordinal).map_err(|absent| format!("lost after a failed kernel: {absent}"));
+    }
+}
+
+/// The agreement of an outcome that was found right.
+fn outcome_agreement(outcome: &Outcome) -> Option<&Agreement> {
+    match outcome {
+        Outcome::Measured { agreement, .. } | Outcome::Checked { agreement } => Some(agreement),
+        _ => None,
+    }
+}
+
+/// Turns a right outcome into a wrong one when its error is out of proportion to the naive variant's.
+fn beside_naive(outcome: Outcome, naive: Option<&Agreement>, problem: &Problem) -> Outcome {
+    let complaint = match (outcome_agreement(&outcome), naive) {
+        (Some(agreement), Some(naive)) => agreement.worse_than_naive(naive, &problem.expected),
+        _ => None,
+    };
+    match (outcome, complaint) {
+        (Outcome::Measured { agreement, .. } | Outcome::Checked { agreement }, Some(complaint)) => {
+            Outcome::Wrong { agreement: Some(agreement), complaint }
+        }
+        (outcome, _) => outcome,
     }
 }
 

@@ -83,8 +83,10 @@ __device__ __forceinline__ void soften(float (&s)[2][KEYS / 8][4], float (&sum)[
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n) top = fmaxf(top, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
             top = quad_max(top);
-            const float base = top == NEG_INFINITY ? 0.f : top * factor;
-            const float shrink = exp2_fast(fmaf(row.max[m][half], factor, -base));
+            const float seen = top == NEG_INFINITY ? 0.f : top, base = seen * factor;
+            // Exactly 1 while the maximum stays: fmaf(max, factor, -base) would leave the rounding of base behind,
+            // once a tile, and the sums would drift in proportion to the number of keys.
+            const float shrink = exp2_fast((row.max[m][half] - seen) * factor);
             row.max[m][half] = top;
             float total = row.total[m][half] * shrink;
 #pragma unroll
