@@ -48,6 +48,7 @@ fn record(variant: &str, executor: Executor, outcome: Outcome) -> Record {
         executor,
         environment: environment("Example GPU", "550.1"),
         work: None,
+        trial: None,
         outcome,
     }
 }

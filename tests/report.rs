@@ -161,6 +161,7 @@ fn record(
         variant: variant.into(),
         executor,
         environment,
+        trial: None,
         work: Some(WorkRecord {
             flops: story.work.1 * size as f64,
             bytes: story.work.0 * size as f64,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -35,8 +35,37 @@ pub struct Record {
     pub environment: Environment,
     /// The work by formula, when the inputs could be made.
     pub work: Option<WorkRecord>,
+    /// Which side of an A/B run this belongs to; absent outside of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// What came of it.
     pub outcome: Outcome,
+}
+
+/// The place of a record in an interleaved run of two binaries, A B A B ….
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Which binary made the record.
+    pub side: Side,
+    /// The round, counted from 0; each round asks both sides every case.
+    pub round: u32,
+    /// First 16 hexadecimal digits of the BLAKE3 hash of the binary: equal on both sides of an A/A run.
+    pub binary: String,
+}
+
+/// A side of an A/B run.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The binary given by `--against`: what was.
+    A,
+    /// The binary that was started: what is.
+    B,
 }
 
 /// What ran a variant.
@@ -232,6 +261,27 @@ impl Writer {
         Ok(Self { file, path: path.to_path_buf() })
     }
 
+    /// Creates a records file in `folder` that no other run has: `STEM.jsonl`, or `STEM-2.jsonl` where that
+    /// exists, and so on. Two runs that begin at once get two files.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn create_unique(folder: &Path, stem: &str) -> anyhow::Result<Self> {
+        let mut path = folder.join(format!("{stem}.jsonl"));
+        for number in 2.. {
+            match Self::create(&path) {
+                Err(_) if path.exists() => path = folder.join(format!("{stem}-{number}.jsonl")),
+                done => return done,
+            }
+        }
+        unreachable!("a number is free before they run out")
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends one record as one line.
     ///
     /// # Errors
@@ -266,41 +316,142 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
             .collect::<Result<Vec<_>, _>>()
             .map(|all| all.concat());
     }
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let records = from_lines(&path.display().to_string(), BufReader::new(file))?;
-    if records.is_empty() {
-        bail!("{}: no records in this file", path.display());
+    let mut reader = open(path)?;
+    let records = reader.by_ref().collect::<anyhow::Result<Vec<_>>>()?;
+    match (records.len(), reader.incomplete()) {
+        (0, Some(line)) => {
+            bail!("{}:{line}: the only record in this file is incomplete", path.display())
+        }
+        (0, None) => bail!("{}: no records in this file", path.display()),
+        (before, Some(line)) => eprintln!(
+            "warning: {}:{line}: the last line is incomplete, as a run leaves it that is stopped while \
+             writing; the {before} records before it are read",
+            path.display()
+        ),
+        _ => {}
     }
     Ok(records)
 }
 
-/// Reads records line by line; `name` stands for the file in errors.
+/// Reads records line by line; `name` stands for the file in errors. The last line must be whole.
 ///
 /// # Errors
 /// As [`read`].
 pub fn from_lines(name: &str, lines: impl BufRead) -> anyhow::Result<Vec<Record>> {
-    let mut records = Vec::new();
-    for (number, line) in lines.lines().enumerate() {
-        let at = || format!("{name}:{}", number + 1);
-        let line = line.with_context(at)?;
-        if !line.trim().is_empty() {
-            records.push(parse(&line).with_context(at)?);
-        }
+    let mut reader = Reader::new(name, lines);
+    let records = reader.by_ref().collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(line) = reader.incomplete() {
+        bail!("{name}:{line}: incomplete record");
     }
     Ok(records)
 }
 
+/// Opens a records file to read it record by record, in memory that does not grow with the file.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(path: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Reader::new(&path.display().to_string(), BufReader::new(file)))
+}
+
+/// Longest line read as a record: 16 MiB, far above any real one and far below a machine's memory.
+const LONGEST_LINE: usize = 16 << 20;
+
+/// The records of a file, one at a time. Ends after the first error.
+#[derive(Debug)]
+pub struct Reader<R> {
+    name: String,
+    lines: R,
+    line: Vec<u8>,
+    number: usize,
+    incomplete: bool,
+    done: bool,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads from `lines`; `name` stands for the file in errors.
+    pub fn new(name: &str, lines: R) -> Self {
+        let name = name.to_string();
+        Self { name, lines, line: Vec::new(), number: 0, incomplete: false, done: false }
+    }
+
+    /// Number of the line that was read last, counted from 1.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The line, when the last one ends in mid-record: its run was stopped while it wrote. The record of
+    /// that line was never finished and is not given.
+    pub fn incomplete(&self) -> Option<usize> {
+        self.incomplete.then_some(self.number)
+    }
+
+    /// The next line that is not blank, or `None` at the end.
+    fn read_line(&mut self) -> anyhow::Result<Option<bool>> {
+        loop {
+            self.line.clear();
+            let mut limited = self.lines.by_ref().take(LONGEST_LINE as u64 + 1);
+            if limited.read_until(b'\n', &mut self.line)? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if self.line.len() > LONGEST_LINE {
+                bail!("longer than {} MiB: not a record", LONGEST_LINE >> 20);
+            }
+            if !self.line.trim_ascii().is_empty() {
+                return Ok(Some(self.line.ends_with(b"\n")));
+            }
+        }
+    }
+
+    fn record(&mut self) -> anyhow::Result<Option<Record>> {
+        let Some(terminated) = self.read_line()? else { return Ok(None) };
+        match parse(&self.line) {
+            Err(Malformed::Json(error)) if error.is_eof() && !terminated => {
+                self.incomplete = true;
+                Ok(None)
+            }
+            parsed => Ok(Some(parsed?)),
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Reader<R> {
+    type Item = anyhow::Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let record = self.record();
+        self.done = !matches!(record, Ok(Some(_)));
+        record.with_context(|| format!("{}:{}", self.name, self.number.max(1))).transpose()
+    }
+}
+
+/// Why a line is no record.
+#[derive(Debug, thiserror::Error)]
+enum Malformed {
+    #[error("not a record: {0}")]
+    Json(serde_json::Error),
+    #[error("record of schema version {0}; this build reads {SCHEMA}")]
+    Version(u32),
+    #[error("malformed record: {0}")]
+    Fields(serde_json::Error),
+}
+
 /// Reads one line.
-fn parse(line: &str) -> anyhow::Result<Record> {
+fn parse(line: &[u8]) -> Result<Record, Malformed> {
     #[derive(Deserialize)]
     struct Version {
         schema: u32,
     }
-    let version: Version = serde_json::from_str(line).context("not a record")?;
+    let version: Version = serde_json::from_slice(line).map_err(Malformed::Json)?;
     if version.schema != SCHEMA {
-        bail!("record of schema version {}; this build reads {SCHEMA}", version.schema);
+        return Err(Malformed::Version(version.schema));
     }
-    serde_json::from_str(line).context("malformed record")
+    serde_json::from_slice(line).map_err(Malformed::Fields)
 }
 
 /// The JSON schema of a [`Record`], as committed in `bench/record.schema.json`.
@@ -323,6 +474,7 @@ mod tests {
             executor: Executor::Cuda,
             environment: Environment::default(),
             work: None,
+            trial: None,
             outcome: Outcome::Skipped { reason: "no CUDA device".into() },
         }
     }
@@ -360,7 +512,10 @@ mod tests {
         let extra = good.replace("\"workload\"", "\"colour\":1,\"workload\"");
         let truncated = &good[..good.len() / 2];
         for (text, place, problem) in [
-            (format!("{good}\n{truncated}"), "records.jsonl:2", "not a record"),
+            (format!("{good}\n{truncated}\n{good}\n"), "records.jsonl:2", "not a record"),
+            (format!("{good}\n{truncated}\n"), "records.jsonl:2", "not a record"),
+            (truncated.to_string(), "records.jsonl:1", "incomplete"),
+            (format!("{good}\n{{\"schema\":1,,"), "records.jsonl:2", "not a record"),
             (format!("{good}\n\n{other}\n"), "records.jsonl:3", "schema version 9"),
             (format!("{extra}\n"), "records.jsonl:1", "malformed"),
             (String::new(), "records.jsonl", "no records"),
@@ -369,6 +524,40 @@ mod tests {
             let error = format!("{:#}", read(&path).unwrap_err());
             assert!(error.contains(place) && error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_cut_off_at_any_byte_keeps_every_finished_record() {
+        let good = serde_json::to_string(&record()).unwrap();
+        let whole = format!("{good}\n{good}\n{good}\n");
+        for end in 0..=whole.len() {
+            let mut reader = Reader::new("cut", &whole.as_bytes()[..end]);
+            let records: Vec<_> = reader.by_ref().map(Result::unwrap).collect();
+            // A last record without its line break is whole too.
+            let finished = (end + 1) / (good.len() + 1);
+            assert_eq!(records.len(), finished, "cut at {end}");
+            let rest = end > finished * (good.len() + 1);
+            assert_eq!(reader.incomplete(), rest.then_some(finished + 1), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_refused_before_memory_is_full() {
+        let mut reader = Reader::new("endless", BufReader::new(std::io::repeat(b'[')));
+        let error = format!("{:#}", reader.next().unwrap().unwrap_err());
+        assert!(error.contains("endless:1") && error.contains("16 MiB"), "{error}");
+        assert!(reader.next().is_none());
+    }
+
+    #[test]
+    fn runs_that_begin_at_once_get_files_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let create = || Writer::create_unique(folder.path(), "20260102T030405Z-7").unwrap();
+        let paths: std::collections::BTreeSet<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
+            threads.into_iter().map(|t| t.join().unwrap().path().to_path_buf()).collect()
+        });
+        assert_eq!(paths.len(), 8);
     }
 
     #[test]

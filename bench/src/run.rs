@@ -160,6 +160,7 @@ impl Runner {
             executor,
             environment,
             work: None,
+            trial: None,
             outcome: Outcome::Skipped { reason: String::new() },
         }
     }

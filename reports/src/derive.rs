@@ -276,6 +276,7 @@ mod tests {
                 device: Some(device),
                 ..Environment::default()
             },
+            trial: None,
             work: Some(WorkRecord {
                 bytes: 1e9,
                 flops: 1e9,

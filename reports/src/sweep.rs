@@ -116,6 +116,7 @@ mod tests {
             executor: Executor::Cpu,
             environment: Environment::default(),
             work: None,
+            trial: None,
             outcome: Outcome::Measured {
                 agreement: Agreement { outputs: vec![], repeatable: true },
                 measurement,

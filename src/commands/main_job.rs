@@ -7,7 +7,7 @@ use touchstone_bench::{
 };
 use touchstone_reports::Options;
 
-use super::{complaint, introduce, run::records_path, run_cases, summarize};
+use super::{complaint, introduce, run::unique_writer, run_cases, summarize};
 use crate::{default_folder, select::Selection, shipped};
 
 /// Arguments of the main job.
@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::new(arguments.device, true)?;
     introduce(&runner);
     let folder = arguments.out.clone().unwrap_or_else(default_folder);
-    let mut writer = Writer::create(&records_path(&folder, &runner))?;
+    let mut writer = unique_writer(&folder, &runner)?;
 
     println!(
         "text chain on {}: language models, embeddings, speculative acceptance …",

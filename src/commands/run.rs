@@ -36,16 +36,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::new(arguments.selection.device, true)?;
     runner.only_variant = arguments.selection.variant.clone();
     runner.time_references = !arguments.no_reference;
-    let path = arguments.out.clone().unwrap_or_else(|| records_path(&default_folder(), &runner));
-    let mut writer = Writer::create(&path)?;
+    let mut writer = match &arguments.out {
+        Some(path) => Writer::create(path)?,
+        None => unique_writer(&default_folder(), &runner)?,
+    };
     introduce(&runner);
     let records = run_cases(&mut runner, &selected, Task::Measure(effort), Some(&mut writer))?;
-    println!("records: {}", path.display());
+    println!("records: {}", writer.path().display());
     Ok(summarize(&records))
 }
 
-/// A file name that no earlier run has: the run's date and the process.
-pub fn records_path(folder: &Path, runner: &Runner) -> PathBuf {
+/// A records file that no other run has: named by the run's date and process, even where those repeat.
+pub fn unique_writer(folder: &Path, runner: &Runner) -> anyhow::Result<Writer> {
     let date = runner.environment().date.replace([':', '-'], "");
-    folder.join("records").join(format!("{date}-{}.jsonl", std::process::id()))
+    Writer::create_unique(&folder.join("records"), &format!("{date}-{}", std::process::id()))
 }
