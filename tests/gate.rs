@@ -6,6 +6,7 @@ use touchstone_bench::{
     record::{Executor, Measurement, Outcome, Record, SCHEMA},
 };
 use touchstone_ci::{GateOptions, Verdict, Verdicts, compare, gate};
+use touchstone_cuda::simulator::cost::{Cost, Counts};
 
 const CASE: &str = "scan.sum:n=1024,dtype=f32,seed=1";
 
@@ -33,6 +34,7 @@ fn agreement(failed: u64) -> Agreement {
             relative_rms: None,
             worst: None,
             looks_like: None,
+            bits: None,
         }],
         repeatable: true,
     }
@@ -49,6 +51,7 @@ fn record(variant: &str, executor: Executor, outcome: Outcome) -> Record {
         environment: environment("Example GPU", "550.1"),
         work: None,
         trial: None,
+        cost: None,
         outcome,
     }
 }
@@ -71,6 +74,14 @@ fn skipped() -> Outcome {
 
 fn cuda(outcome: Outcome) -> Record {
     record("scan_naive", Executor::Cuda, outcome)
+}
+
+/// A simulated run that was right and cost this.
+fn simulated(counts: Counts) -> Record {
+    let mut cost = Cost::default();
+    cost.add("scan_naive", "scan_f32", &counts);
+    let outcome = Outcome::Checked { agreement: agreement(0) };
+    Record { cost: Some(cost), ..record("scan_naive", Executor::Simulator, outcome) }
 }
 
 fn judge(baseline: Outcome, current: Outcome) -> Verdicts {
@@ -299,4 +310,24 @@ fn a_comparison_shows_ratios_and_judges_nothing_across_devices() {
     let text = compare(&a, &b);
     assert!(text.contains("| 2.000× |") && text.contains("different places"), "{text}");
     assert!(compare(&a, &[]).contains("1 only in A"));
+}
+
+#[test]
+fn one_more_bank_conflict_closes_the_gate_with_the_numbers() {
+    let was = Counts { global_read_sectors: 64, shared_read_conflicts: 7, ..Counts::default() };
+    let options = GateOptions::default();
+    let judge = |now: &Counts| gate(&[simulated(was.clone())], &[simulated(now.clone())], &options);
+    expect(&judge(&was), Verdict::Same, true);
+
+    let verdicts =
+        judge(&Counts { shared_read_conflicts: 8, global_read_sectors: 32, ..was.clone() });
+    expect(&verdicts, Verdict::Slower, false);
+    assert_eq!(verdicts.entries[0].reason, "costs more: shared read conflicts 7 → 8");
+
+    let verdicts = judge(&Counts { global_read_sectors: 32, ..was.clone() });
+    expect(&verdicts, Verdict::Faster, true);
+    assert_eq!(verdicts.entries[0].reason, "costs less: global read sectors 64 → 32");
+
+    let uncounted = Record { cost: None, ..simulated(was.clone()) };
+    expect(&gate(&[simulated(was)], &[uncounted], &options), Verdict::Missing, false);
 }

@@ -67,6 +67,7 @@ fn agreement(share: Option<f64>, failed: u64) -> Agreement {
             relative_rms: Some(1e-7),
             worst: None,
             looks_like: None,
+            bits: None,
         }],
         repeatable: true,
     }
@@ -169,6 +170,7 @@ fn record(
             item_unit: story.unit.into(),
             matrix: case.contains("bf16"),
         }),
+        cost: None,
         outcome,
     }
 }

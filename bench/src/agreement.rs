@@ -37,6 +37,9 @@ pub struct OutputAgreement {
     pub worst: Option<Element>,
     /// What a failed output looks like: all zeros, all NaN, shifted by one, …
     pub looks_like: Option<String>,
+    /// XXH3 of the output's bytes, little-endian, in 16 hexadecimal digits: equal bits have equal ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<String>,
 }
 
 /// One compared element.
@@ -203,6 +206,7 @@ fn compare_real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreement
         looks_like: (failed > 0 && expected.at.is_none())
             .then(|| looks_like(&got, &expected.value))
             .flatten(),
+        bits: Some(bits(tensor)),
     }
 }
 
@@ -238,7 +242,13 @@ fn compare_discrete(name: &str, tensor: &Tensor, expected: &Discrete) -> OutputA
         relative_rms: None,
         worst,
         looks_like: (failed > 0).then(|| looks_like(&reals, &values)).flatten(),
+        bits: Some(bits(tensor)),
     }
+}
+
+/// Fingerprint of a tensor's bytes; see [`OutputAgreement::bits`].
+fn bits(tensor: &Tensor) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(tensor.as_bytes()))
 }
 
 /// A guess at how a wrong output came about, from its shape.

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use touchstone_cuda::simulator::cost::Cost;
 
 use crate::{agreement::Agreement, environment::Environment};
 
@@ -38,6 +39,9 @@ pub struct Record {
     /// Which side of an A/B run this belongs to; absent outside of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
+    /// Exact counts of what its kernels did, when the simulator ran them: equal on every machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -78,6 +82,8 @@ pub enum Executor {
     Cpu,
     /// A CUDA device.
     Cuda,
+    /// The PTX simulator on the host processor: right or wrong, and exact costs, but no times.
+    Simulator,
 }
 
 /// Work of the case by formula; see `touchstone_reference::Work`.
@@ -475,6 +481,7 @@ mod tests {
             environment: Environment::default(),
             work: None,
             trial: None,
+            cost: None,
             outcome: Outcome::Skipped { reason: "no CUDA device".into() },
         }
     }

@@ -148,7 +148,7 @@ impl Runner {
         executor: Executor,
     ) -> Record {
         let mut environment = self.environment.clone();
-        if executor == Executor::Cpu {
+        if executor != Executor::Cuda {
             environment.device = None;
         }
         Record {
@@ -161,6 +161,7 @@ impl Runner {
             environment,
             work: None,
             trial: None,
+            cost: None,
             outcome: Outcome::Skipped { reason: String::new() },
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use touchstone_bench::record::{Executor, Measurement, Outcome, Record};
 
-use crate::{Entry, Place, Timing, Verdict, Verdicts};
+use crate::{Entry, Place, Timing, Verdict, Verdicts, cost::compare_costs};
 
 /// Constants of the rule.
 #[derive(Clone, Debug, Serialize)]
@@ -31,7 +31,7 @@ impl Default for GateOptions {
 impl GateOptions {
     pub(crate) fn effect(&self, executor: Executor) -> f64 {
         match executor {
-            Executor::Cpu => self.cpu_effect,
+            Executor::Cpu | Executor::Simulator => self.cpu_effect,
             Executor::Cuda => self.gpu_effect,
         }
     }
@@ -44,6 +44,7 @@ impl GateOptions {
 /// - What failed in `current` is `Missing` and what is wrong there is `Wrong`, whatever the baseline says.
 /// - `Slower` and `Faster` need both a change of the median beyond the smallest effect and quartile ranges
 ///   that do not overlap. A change of the median alone is `Unclear`.
+/// - Exact costs have no chance in them: one counter that rises is `Slower`, falls alone are `Faster`.
 /// - No records at all, or no place in common, fails as a whole: see [`Verdicts::problem`].
 pub fn gate(baseline: &[Record], current: &[Record], options: &GateOptions) -> Verdicts {
     let asked = |record: &&Record| options.only.is_none_or(|only| record.executor == only);
@@ -195,6 +196,10 @@ fn judge(
                 Outcome::Measured { measurement: now, .. },
             ) => compare_times(was, now, options.effect(new.executor), options.min_samples),
             (Outcome::Measured { .. }, _) => Judgement::new(Missing, "right, but no longer timed"),
+            _ if was.cost.is_some() => match compare_costs(was, new) {
+                Some((verdict, reason)) => Judgement::new(verdict, reason),
+                None => Judgement::new(Missing, "right, but its cost is no longer counted"),
+            },
             _ => Judgement::new(Same, "right; the baseline has no time"),
         },
     })

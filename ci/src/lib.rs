@@ -6,6 +6,7 @@
 //! and judges nothing.
 
 mod compare;
+mod cost;
 mod gate;
 mod markdown;
 mod place;

@@ -24,6 +24,8 @@ impl Place {
             (Executor::Cpu, _) => (record.environment.cpu.clone(), None),
             (Executor::Cuda, Some(gpu)) => (gpu.name.clone(), Some(gpu.driver.clone())),
             (Executor::Cuda, None) => ("no CUDA device".to_string(), None),
+            // Costs are the same wherever they are counted.
+            (Executor::Simulator, _) => ("PTX simulator".to_string(), None),
         };
         Self { executor: record.executor, device, driver }
     }

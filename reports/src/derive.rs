@@ -113,6 +113,7 @@ fn labels(records: &[Record]) -> Vec<String> {
             format!("{} (driver {})", device.name, device.driver)
         }
         (Executor::Cuda, Some(device)) => device.name,
+        (Executor::Simulator, _) => "PTX simulator".to_string(),
     };
     records.iter().map(label).collect()
 }
@@ -283,6 +284,7 @@ mod tests {
                 items: 500.0,
                 ..WorkRecord::default()
             }),
+            cost: None,
             outcome: Outcome::Measured {
                 agreement: Agreement { outputs: vec![], repeatable: true },
                 measurement: Measurement { cold_ns, peak_bytes: 64, ..Measurement::default() },

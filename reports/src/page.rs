@@ -132,5 +132,6 @@ pub fn executor_name(executor: Executor) -> &'static str {
     match executor {
         Executor::Cpu => "cpu",
         Executor::Cuda => "cuda",
+        Executor::Simulator => "simulator",
     }
 }

@@ -117,6 +117,7 @@ mod tests {
             environment: Environment::default(),
             work: None,
             trial: None,
+            cost: None,
             outcome: Outcome::Measured {
                 agreement: Agreement { outputs: vec![], repeatable: true },
                 measurement,

@@ -1,8 +1,8 @@
 //! `touchstone check`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use touchstone_bench::{Outcome, Runner, Task, Tier};
+use touchstone_bench::{Outcome, Runner, Task, Tier, record::Writer};
 
 use super::{introduce, run_cases, summarize};
 use crate::select::Selection;
@@ -15,6 +15,9 @@ pub struct Arguments {
     /// Also the full-size workloads, which take gigabytes and minutes
     #[arg(long)]
     full: bool,
+    /// Records file to create, with the outputs' fingerprints; it must not exist
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// Checks every selected case; a single replayed case is told in detail.
@@ -24,8 +27,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let selected = arguments.selection.cases(&tiers)?;
     let mut runner = Runner::new(arguments.selection.device, false)?;
     runner.only_variant = arguments.selection.variant.clone();
+    let mut writer = arguments.out.as_deref().map(Writer::create).transpose()?;
     introduce(&runner);
-    let records = run_cases(&mut runner, &selected, Task::Check, None)?;
+    let records = run_cases(&mut runner, &selected, Task::Check, writer.as_mut())?;
     if selected.len() == 1 {
         for record in &records {
             let said = match &record.outcome {

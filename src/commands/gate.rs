@@ -35,6 +35,8 @@ enum Only {
     Cpu,
     /// The variants on a CUDA device
     Cuda,
+    /// The variants on the PTX simulator: exact costs
+    Simulator,
 }
 
 /// Judges, writes the verdicts, then decides the exit code.
@@ -47,6 +49,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let only = arguments.only.map(|only| match only {
         Only::Cpu => Executor::Cpu,
         Only::Cuda => Executor::Cuda,
+        Only::Simulator => Executor::Simulator,
     });
     let verdicts = gate(&baseline, &current, &GateOptions { only, ..GateOptions::default() });
     let folder = arguments.out.clone().unwrap_or_else(default_folder);
