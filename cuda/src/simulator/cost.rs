@@ -221,9 +221,7 @@ impl Counts {
             Class::Atomic => (&mut self.atomics, &mut self.thread_atomics),
             Class::AsyncCopy => (&mut self.async_copies, &mut self.thread_async_copies),
             Class::Warp => (&mut self.warp_operations, &mut self.thread_warp_operations),
-            Class::Synchronization => {
-                (&mut self.synchronization, &mut self.thread_synchronization)
-            }
+            Class::Synchronization => (&mut self.synchronization, &mut self.thread_synchronization),
             Class::Control => (&mut self.control, &mut self.thread_control),
             Class::Tensor => {
                 self.tensor += 1;
@@ -332,7 +330,8 @@ impl Monitor for Meter {
 
     fn branch(&mut self, _: Site, taken: u32, active: u32) {
         self.counts.conditional_branches += 1;
-        self.counts.divergent_branches += u64::from(taken & active != 0 && taken & active != active);
+        self.counts.divergent_branches +=
+            u64::from(taken & active != 0 && taken & active != active);
     }
 
     fn access(&mut self, access: &WarpAccess<'_>) -> Result<(), Hazard> {
