@@ -37,7 +37,8 @@ pub struct OutputAgreement {
     pub worst: Option<Element>,
     /// What a failed output looks like: all zeros, all NaN, shifted by one, …
     pub looks_like: Option<String>,
-    /// XXH3 of the output's bytes, little-endian, in 16 hexadecimal digits: equal bits have equal ones.
+    /// First 16 hexadecimal digits of the BLAKE3 hash of the output's bytes, little-endian: equal outputs
+    /// have equal ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits: Option<String>,
 }
@@ -248,7 +249,7 @@ fn compare_discrete(name: &str, tensor: &Tensor, expected: &Discrete) -> OutputA
 
 /// Fingerprint of a tensor's bytes; see [`OutputAgreement::bits`].
 fn bits(tensor: &Tensor) -> String {
-    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(tensor.as_bytes()))
+    blake3::hash(tensor.as_bytes()).to_hex()[..16].to_string()
 }
 
 /// A guess at how a wrong output came about, from its shape.
