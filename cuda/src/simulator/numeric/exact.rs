@@ -173,7 +173,7 @@ impl Exact {
         }
         let a = self.normalized();
         let quotient = a.significand / other.significand;
-        let sticky = u128::from(a.significand % other.significand != 0);
+        let sticky = u128::from(!a.significand.is_multiple_of(other.significand));
         Self { negative, exponent: a.exponent - other.exponent, significand: quotient | sticky }
     }
 
