@@ -163,12 +163,11 @@ fn share(got: f64, value: f64, bound: f64) -> f64 {
 }
 
 fn compare_real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreement {
-    let got = tensor.to_f64();
     let at = |k: usize| expected.at.as_ref().map_or(k, |at| at[k]);
     let mut worst = (-1.0, 0);
     let (mut failed, mut error_squares, mut value_squares) = (0, 0.0, 0.0);
     for (k, (&value, &bound)) in expected.value.iter().zip(&expected.bound).enumerate() {
-        let got = got[at(k)];
+        let got = tensor.real_at(at(k));
         let share = share(got, value, bound);
         if share > worst.0 {
             worst = (share, k);
@@ -186,17 +185,17 @@ fn compare_real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreement
         }
     }
     // Outside a sample nothing is known of the values but that they are numbers.
-    let nan = got.iter().filter(|v| v.is_nan()).count() as u64;
+    let nan = tensor.count_nan() as u64;
     let unsampled_nan = if expected.at.is_some() && failed == 0 { nan } else { 0 };
     let element = |k: usize| Element {
         index: unravel(at(k), &expected.shape),
-        got: format!("{:e}", got[at(k)]),
+        got: format!("{:e}", tensor.real_at(at(k))),
         expected: format!("{:e}", expected.value[k]),
         bound: expected.bound[k],
     };
     OutputAgreement {
         name: name.to_string(),
-        elements: got.len() as u64,
+        elements: tensor.len() as u64,
         compared: expected.value.len() as u64,
         failed: failed + unsampled_nan,
         nan,
@@ -205,7 +204,7 @@ fn compare_real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreement
         relative_rms: (value_squares > 0.0).then(|| (error_squares / value_squares).sqrt()),
         worst: (!expected.value.is_empty()).then(|| element(worst.1)),
         looks_like: (failed > 0 && expected.at.is_none())
-            .then(|| looks_like(&got, &expected.value))
+            .then(|| looks_like(&tensor.to_f64(), &expected.value))
             .flatten(),
         bits: Some(bits(tensor)),
     }

@@ -1,5 +1,7 @@
 //! Named, typed, dense host tensors in row-major order.
 
+use std::sync::Arc;
+
 use bytemuck::allocation::pod_collect_to_vec;
 use half::{bf16, f16};
 use indexmap::IndexMap;
@@ -121,11 +123,12 @@ macro_rules! each_type {
     };
 }
 
-/// A dense row-major tensor of one element type.
+/// A dense row-major tensor of one element type. Clones share the elements: a plan holds its inputs, which
+/// take gigabytes, without a copy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     shape: Vec<usize>,
-    data: Data,
+    data: Arc<Data>,
 }
 
 impl Tensor {
@@ -136,7 +139,7 @@ impl Tensor {
     pub fn new(shape: &[usize], data: Data) -> Self {
         let len = each_type!(&data, values => values.len());
         assert_eq!(len, shape.iter().product::<usize>(), "{len} elements for shape {shape:?}");
-        Self { shape: shape.to_vec(), data }
+        Self { shape: shape.to_vec(), data: Arc::new(data) }
     }
 
     /// Real `values` rounded to nearest even into `dtype`.
@@ -199,7 +202,7 @@ impl Tensor {
 
     /// The elements as bytes in the host's order.
     pub fn as_bytes(&self) -> &[u8] {
-        each_type!(&self.data, values => bytemuck::cast_slice(values))
+        each_type!(&*self.data, values => bytemuck::cast_slice(values))
     }
 
     /// Size of each axis, outermost first.
@@ -214,7 +217,7 @@ impl Tensor {
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        match &self.data {
+        match &*self.data {
             Data::F64(_) => DType::F64,
             Data::F32(_) => DType::F32,
             Data::F16(_) => DType::F16,
@@ -243,9 +246,39 @@ impl Tensor {
         self.len() * self.dtype().bytes()
     }
 
+    /// The element at `index` of row-major order as f64, as [`Tensor::to_f64`] gives it.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn real_at(&self, index: usize) -> f64 {
+        match &*self.data {
+            Data::F64(v) => v[index],
+            Data::F32(v) => v[index].into(),
+            Data::F16(v) => v[index].into(),
+            Data::Bf16(v) => v[index].into(),
+            Data::I8(v) => v[index].into(),
+            Data::U8(v) => v[index].into(),
+            Data::I32(v) => v[index].into(),
+            Data::U32(v) => v[index].into(),
+            Data::I64(v) => v[index] as f64,
+            Data::U64(v) => v[index] as f64,
+        }
+    }
+
+    /// How many elements are not a number.
+    pub fn count_nan(&self) -> usize {
+        match &*self.data {
+            Data::F64(v) => v.iter().filter(|x| x.is_nan()).count(),
+            Data::F32(v) => v.iter().filter(|x| x.is_nan()).count(),
+            Data::F16(v) => v.iter().filter(|x| x.is_nan()).count(),
+            Data::Bf16(v) => v.iter().filter(|x| x.is_nan()).count(),
+            _ => 0,
+        }
+    }
+
     /// The elements as f64, exact for every type but 64-bit integers beyond 2⁵³.
     pub fn to_f64(&self) -> Vec<f64> {
-        match &self.data {
+        match &*self.data {
             Data::F64(v) => v.clone(),
             Data::F32(v) => v.iter().map(|&x| x.into()).collect(),
             Data::F16(v) => v.iter().map(|&x| x.into()).collect(),
@@ -264,7 +297,7 @@ impl Tensor {
     /// # Panics
     /// If the tensor stores real numbers.
     pub fn to_i64(&self) -> Vec<i64> {
-        match &self.data {
+        match &*self.data {
             Data::I8(v) => v.iter().map(|&x| x.into()).collect(),
             Data::U8(v) => v.iter().map(|&x| x.into()).collect(),
             Data::I32(v) => v.iter().map(|&x| x.into()).collect(),

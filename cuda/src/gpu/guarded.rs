@@ -99,6 +99,27 @@ impl Guarded {
         stream.clone_dtoh(&self.memory.slice(GUARD_BYTES..GUARD_BYTES + self.bytes))
     }
 
+    /// Whether the payload is other than `bytes`. Compared piece by piece through a small host buffer: inputs
+    /// take gigabytes, and a fresh allocation of that size costs the host more than the comparison.
+    pub fn differs_from(
+        &self,
+        stream: &Arc<CudaStream>,
+        bytes: &[u8],
+    ) -> Result<bool, DriverError> {
+        const PIECE_BYTES: usize = 8 << 20;
+        let mut piece = vec![0; PIECE_BYTES.min(bytes.len())];
+        for (index, expected) in bytes.chunks(PIECE_BYTES).enumerate() {
+            let from = GUARD_BYTES + index * PIECE_BYTES;
+            let got = &mut piece[..expected.len()];
+            stream.memcpy_dtoh(&self.memory.slice(from..from + expected.len()), got)?;
+            stream.synchronize()?;
+            if got != expected {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Which canary was overwritten, if one was: the side and how many bytes of it.
     pub fn breach(&self, stream: &Arc<CudaStream>) -> Result<Option<String>, DriverError> {
         let damaged = |from: usize| -> Result<usize, DriverError> {

@@ -242,9 +242,10 @@ impl Prepared<'_> {
                 return Ok(Some(format!("buffer '{}': {breach}", buffer.name)));
             }
             if let Role::Input(tensor) = &buffer.role {
-                let bytes = guarded.download(stream).map_err(|e| anyhow!(describe(&e)))?;
-                self.gpu.synchronize()?;
-                if bytes != tensor.as_bytes() {
+                let changed = guarded
+                    .differs_from(stream, tensor.as_bytes())
+                    .map_err(|e| anyhow!(describe(&e)))?;
+                if changed {
                     return Ok(Some(format!("input '{}' was changed", buffer.name)));
                 }
             }
