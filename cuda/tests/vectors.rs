@@ -1,0 +1,161 @@
+//! The simulator's arithmetic against a GPU's: every instruction on edge values and random ones.
+//!
+//! `vectors/<family>.ptx` applies each instruction of a family to each of its inputs; `vectors/<family>.bin` is
+//! what an H100 made of it, with the inputs. Here both are compared with the simulator's functions, on any machine.
+//! On a machine with a GPU `TOUCHSTONE_RECORD_VECTORS=DIR` runs the PTX and writes the `.bin` files there;
+//! `TOUCHSTONE_ACCEPT=1` writes the `.ptx` files from the tables anew.
+
+#[path = "vectors/atomics.rs"]
+mod atomics;
+#[path = "vectors/conversions.rs"]
+mod conversions;
+#[path = "vectors/family.rs"]
+mod family;
+#[path = "vectors/floats.rs"]
+mod floats;
+#[path = "vectors/integers.rs"]
+mod integers;
+#[path = "vectors/record.rs"]
+mod record;
+#[path = "vectors/warps.rs"]
+mod warps;
+
+use std::path::{Path, PathBuf};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use family::{Family, Instruction};
+use warps::Warps;
+
+/// Whether the results of an H100 are committed: then a missing file is a failure.
+const RECORDED: bool = false;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
+}
+
+fn families() -> Vec<Family> {
+    [integers::families(), floats::families(), conversions::families(), atomics::families()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn main() {
+    if let Some(directory) = std::env::var_os("TOUCHSTONE_RECORD_VECTORS") {
+        return record::record(Path::new(&directory), &families(), &warps::all());
+    }
+    let arguments = Arguments::from_args();
+    let mut trials = vec![];
+    for family in families().into_iter() {
+        let name = family.name;
+        let ptx = family.ptx();
+        trials.push(Trial::test(format!("ptx_of_{name}_is_that_of_its_table"), move || {
+            ptx_is_current(name, &ptx)
+        }));
+        trials.push(Trial::ignorable_test(format!("{name}_agrees_with_the_device"), move || {
+            agrees(&family)
+        }));
+    }
+    for group in warps::all() {
+        let name = group.name;
+        let ptx = group.ptx();
+        trials.push(Trial::test(format!("ptx_of_{name}_is_that_of_its_table"), move || {
+            ptx_is_current(name, &ptx)
+        }));
+        trials.push(Trial::ignorable_test(format!("{name}_agrees_with_the_device"), move || {
+            warps_agree(&group)
+        }));
+    }
+    trials.push(Trial::test("a_recorded_file_reads_back_and_a_wrong_bit_is_seen", reads_back));
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The recorded file of a family.
+fn recorded(name: &str) -> Result<Option<record::Recorded>, Failed> {
+    let path = folder().join(format!("{name}.bin"));
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some(record::Recorded::parse(&bytes)?)),
+        Err(_) if !RECORDED => Ok(None),
+        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+    }
+}
+
+fn ptx_is_current(name: &str, expected: &str) -> Result<(), Failed> {
+    let path = folder().join(format!("{name}.ptx"));
+    if std::env::var_os("TOUCHSTONE_ACCEPT").is_some() {
+        std::fs::write(&path, expected)?;
+    }
+    if std::fs::read_to_string(&path)? == expected {
+        return Ok(());
+    }
+    Err(format!("{name}.ptx is not what its table says; TOUCHSTONE_ACCEPT=1 writes it anew").into())
+}
+
+const NOTHING: &str = "no device results are recorded";
+
+fn agrees(family: &Family) -> Result<Completion, Failed> {
+    let Some(recorded) = recorded(family.name)? else {
+        return Ok(Completion::ignored_with(NOTHING));
+    };
+    verdict(&objections(family, &recorded)?)
+}
+
+fn objections(family: &Family, recorded: &record::Recorded) -> Result<Vec<String>, Failed> {
+    let mut objections = vec![];
+    for instruction in &family.instructions {
+        let name = instruction.name();
+        let results = recorded.results(&name, instruction.bytes())?;
+        let mut wrong = 0;
+        for (inputs, device) in recorded.inputs.iter().zip(&results) {
+            let ours = (instruction.compute)(inputs[0], inputs[1], inputs[2]);
+            if let Some(objection) = instruction.agreement.objection(*inputs, ours, *device) {
+                wrong += 1;
+                if wrong <= 3 {
+                    objections.push(format!("{name} of {inputs:x?}: {objection}"));
+                }
+            }
+        }
+        if wrong > 3 {
+            objections.push(format!("{name}: {wrong} of {} in all", results.len()));
+        }
+    }
+    Ok(objections)
+}
+
+fn reads_back() -> Result<(), Failed> {
+    for family in [integers::families().remove(1), floats::families().remove(2)] {
+        let of = |instruction: &Instruction| {
+            let f = &instruction.compute;
+            family.inputs.iter().map(|w| f(w[0], w[1], w[2])).collect::<Vec<_>>()
+        };
+        let mut results: Vec<u64> = family.instructions.iter().flat_map(of).collect();
+        let device = serde_json::json!("the simulator itself");
+        let read = record::Recorded::parse(&record::family_file(&family, &device, &results))?;
+        assert_eq!(objections(&family, &read)?, [""; 0]);
+        results[5] ^= 1;
+        let read = record::Recorded::parse(&record::family_file(&family, &device, &results))?;
+        assert_eq!(objections(&family, &read)?.len(), 1);
+    }
+    Ok(())
+}
+
+fn warps_agree(group: &Warps) -> Result<Completion, Failed> {
+    let Some(recorded) = recorded(group.name)? else {
+        return Ok(Completion::ignored_with(NOTHING));
+    };
+    let mut objections = vec![];
+    for instruction in &group.instructions {
+        let results = recorded.words(&instruction.name)?;
+        objections.extend(group.objections(instruction, &recorded.raw, &results));
+    }
+    verdict(&objections)
+}
+
+fn verdict(objections: &[String]) -> Result<Completion, Failed> {
+    if objections.is_empty() {
+        Ok(Completion::Completed)
+    } else {
+        Err(objections.join("\n").into())
+    }
+}
