@@ -2,24 +2,27 @@
 
 pub mod check;
 pub mod compare;
+pub mod export;
 pub mod gate;
 pub mod list;
 pub mod main_job;
 pub mod report;
 pub mod run;
+pub mod verify;
 
 use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use touchstone_bench::{Outcome, Record, Runner, Task, record::Writer, run::solve_ahead};
+use touchstone_bench::{Outcome, Problem, Record, Runner, Task, record::Writer, run::solve_ahead};
 
 use crate::select::Selected;
 
 /// Runs the selected cases with a progress bar; problems are printed as they are found and finished
-/// records go to `writer` at once.
+/// records go to `writer` at once. `given` is the problem of the only case, with the user's inputs.
 fn run_cases(
     runner: &mut Runner,
     selected: &[Selected],
+    given: Option<Problem>,
     task: Task,
     mut writer: Option<&mut Writer>,
 ) -> anyhow::Result<Vec<Record>> {
@@ -27,26 +30,25 @@ fn run_cases(
     let bar = ProgressBar::new(selected.len() as u64).with_style(style);
     let mut all = Vec::new();
     let ahead = solved_ahead(runner, task);
-    solve_ahead(
-        selected,
-        |s| &s.case,
-        ahead,
-        |selected, problem| {
-            bar.set_message(selected.case.to_string());
-            let records = runner.case(&selected.workload, &selected.case, problem, task);
-            for record in &records {
-                if let Some(complaint) = complaint(record) {
-                    bar.suspend(|| eprintln!("{complaint}"));
-                }
-                if let Some(writer) = &mut writer {
-                    writer.write(record)?;
-                }
+    let mut take = |selected: &Selected, problem| {
+        bar.set_message(selected.case.to_string());
+        let records = runner.case(&selected.workload, &selected.case, problem, task);
+        for record in &records {
+            if let Some(complaint) = complaint(record) {
+                bar.suspend(|| eprintln!("{complaint}"));
             }
-            all.extend(records);
-            bar.inc(1);
-            Ok(())
-        },
-    )?;
+            if let Some(writer) = &mut writer {
+                writer.write(record)?;
+            }
+        }
+        all.extend(records);
+        bar.inc(1);
+        Ok(())
+    };
+    match given {
+        Some(problem) => take(&selected[0], Ok(problem))?,
+        None => solve_ahead(selected, |s| &s.case, ahead, take)?,
+    }
     bar.finish_and_clear();
     Ok(all)
 }
@@ -69,8 +71,11 @@ fn complaint(record: &Record) -> Option<String> {
         _ => return None,
     };
     let (variant, case) = (&record.variant, &record.case);
+    let own_kernel = if variant.starts_with("own:") { " --kernel …" } else { "" };
+    let own_inputs = if record.inputs.starts_with("file:") { " --inputs …" } else { "" };
     Some(format!(
-        "{word}: {variant} on {case}\n  {text}\n  replay: touchstone check --variant {variant} '{case}'"
+        "{word}: {variant} on {case}\n  {text}\n  \
+         replay: touchstone check --variant {variant}{own_kernel}{own_inputs} '{case}'"
     ))
 }
 

@@ -7,6 +7,7 @@ mod shipped;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use touchstone_bench::exchange;
 
 /// Proves GPU kernels of language models right, then shows how fast they are and what memory buys.
 ///
@@ -48,9 +49,14 @@ enum Command {
     Gate(commands::gate::Arguments),
     /// Compare two records files, before and after
     Compare(commands::compare::Arguments),
+    /// Write one case's inputs, right answers and bounds to a file that any language reads
+    Export(commands::export::Arguments),
+    /// Hold answers from a file against the reference: your own kernel, in any language
+    Verify(commands::verify::Arguments),
 }
 
 fn main() -> ExitCode {
+    report_untrusted_panics_as_errors();
     let cli = Cli::parse();
     let result = match cli.command {
         None => commands::main_job::run(&cli.main_job),
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Some(Command::Report(arguments)) => commands::report::run(&arguments),
         Some(Command::Gate(arguments)) => commands::gate::run(&arguments),
         Some(Command::Compare(arguments)) => commands::compare::run(&arguments),
+        Some(Command::Export(arguments)) => commands::export::run(&arguments),
+        Some(Command::Verify(arguments)) => commands::verify::run(&arguments),
     };
     match result {
         Ok(code) => code,
@@ -68,6 +76,16 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Keeps panics over a user's own tensors from printing: they are caught and come out as errors.
+fn report_untrusted_panics_as_errors() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(exchange::UNTRUSTED) {
+            print(panic);
+        }
+    }));
 }
 
 /// Where reports and records go when nothing else is said.

@@ -1,9 +1,10 @@
 //! Which cases a command works on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
-use touchstone_bench::{Tier, Workload, workload};
+use anyhow::{Context, bail, ensure};
+use touchstone_bench::{Problem, Tier, Workload, exchange, workload};
+use touchstone_cuda::Custom;
 use touchstone_reference::{Case, operation};
 
 /// Selection of workloads, shared by the commands that run cases.
@@ -22,6 +23,72 @@ pub struct Selection {
     pub device: usize,
 }
 
+/// What the user brings along: a kernel, inputs.
+#[derive(clap::Args)]
+pub struct Own {
+    /// Your own kernel beside ours: a TOML file that describes its launch and names its source. Or the
+    /// source and the kernel in it, `mine.cu:symbol` or `mine.ptx:symbol`, with the TOML file at `mine.toml`
+    /// or --launch. Records call it own:NAME; `--variant own:` runs it alone
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The TOML file of --kernel SOURCE:SYMBOL
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub launch: Option<PathBuf>,
+    /// Your own tensors as inputs of one case (safetensors; `touchstone export` shows names, types and
+    /// shapes). What the file leaves out is drawn
+    #[arg(long, value_name = "FILE")]
+    pub inputs: Option<PathBuf>,
+}
+
+impl Own {
+    /// Loads the kernel, if there is one.
+    ///
+    /// # Errors
+    /// What is wrong with its description or its source.
+    pub fn kernel(&self) -> anyhow::Result<Option<Custom>> {
+        let Some(path) = &self.kernel else { return Ok(None) };
+        self.load(path).with_context(|| format!("--kernel {}", path.display())).map(Some)
+    }
+
+    fn load(&self, path: &Path) -> anyhow::Result<Custom> {
+        let text = path.to_string_lossy();
+        let is_source = |file: &str| file.ends_with(".cu") || file.ends_with(".ptx");
+        match text.rsplit_once(':') {
+            Some((source, symbol)) if is_source(source) => {
+                let source = Path::new(source);
+                let launch = self.launch.clone().unwrap_or_else(|| source.with_extension("toml"));
+                Custom::read_for(&launch, source, symbol)
+            }
+            _ if is_source(&text) => bail!("say which kernel in it: {text}:SYMBOL"),
+            _ => {
+                ensure!(self.launch.is_none(), "--launch goes with --kernel SOURCE:SYMBOL only");
+                Custom::read(path)
+            }
+        }
+    }
+
+    /// The problem of the one selected case with the user's inputs, if there are any.
+    ///
+    /// # Errors
+    /// If several cases are selected, or the file does not fit the case.
+    pub fn problem(&self, selected: &[Selected]) -> anyhow::Result<Option<Problem>> {
+        let Some(path) = &self.inputs else { return Ok(None) };
+        let [selected] = selected else {
+            bail!("--inputs goes with one case id, not with {} cases", selected.len());
+        };
+        exchange::problem(&selected.case, path).map(Some)
+    }
+}
+
+/// One case by its id, with every parameter written out.
+///
+/// # Errors
+/// If the id is malformed, or its operation or parameters are unknown.
+pub fn case(id: &str) -> anyhow::Result<Case> {
+    let case: Case = id.parse()?;
+    Ok(operation(&case)?.normalize(&case)?)
+}
+
 /// One case with the workload that asks it.
 pub struct Selected {
     /// Name of the workload; `replay` for a case given by its id.
@@ -31,18 +98,36 @@ pub struct Selected {
 }
 
 impl Selection {
-    /// The cases of the tiers in `tiers` that the filter lets through.
+    /// The cases of the tiers in `tiers` that the filter lets through; without a filter, all, or those of the
+    /// operation that the user's own kernel computes.
     ///
     /// # Errors
-    /// If the workloads are malformed, the case id is not one, or the filter lets nothing through.
-    pub fn cases(&self, tiers: &[Tier]) -> anyhow::Result<Vec<Selected>> {
+    /// If the workloads are malformed, the case id is not one, the filter lets nothing through, or nothing for
+    /// the user's own kernel.
+    pub fn cases(&self, tiers: &[Tier], own: Option<&Custom>) -> anyhow::Result<Vec<Selected>> {
+        let selected = self.of_tiers(tiers, own)?;
+        self.check_variant(&selected, own)?;
+        if let Some(own) = own {
+            ensure!(
+                selected.iter().any(|some| some.case.op() == own.op()),
+                "{} computes {}, which no selected case asks for",
+                own.name(),
+                own.op()
+            );
+        }
+        Ok(selected)
+    }
+
+    fn of_tiers(&self, tiers: &[Tier], own: Option<&Custom>) -> anyhow::Result<Vec<Selected>> {
         if let Some(id) = self.filter.as_deref().filter(|filter| filter.contains(':')) {
-            let case: Case = id.parse()?;
-            let case = operation(&case)?.normalize(&case)?;
-            return Ok(vec![Selected { workload: "replay".into(), case }]);
+            return Ok(vec![Selected { workload: "replay".into(), case: case(id)? }]);
         }
         let workloads = self.all()?;
-        let chosen: Vec<&Workload> = workloads.iter().filter(|w| self.lets_through(w)).collect();
+        let chosen: Vec<&Workload> = workloads
+            .iter()
+            .filter(|w| self.lets_through(w))
+            .filter(|w| self.filter.is_some() || own.is_none_or(|own| own.op() == w.op))
+            .collect();
         if chosen.is_empty() {
             bail!(
                 "no operation or workload matches '{}' (see `touchstone list`)",
@@ -59,7 +144,6 @@ impl Selection {
             let names: Vec<_> = chosen.iter().map(|w| format!("{}/{}", w.op, w.name)).collect();
             bail!("what matches is of another tier than {tiers:?}: {}", names.join(", "));
         }
-        self.check_variant(&selected)?;
         Ok(selected)
     }
 
@@ -81,12 +165,13 @@ impl Selection {
     }
 
     /// Refuses a variant name that no selected operation has: it would check nothing and pass.
-    fn check_variant(&self, selected: &[Selected]) -> anyhow::Result<()> {
+    fn check_variant(&self, selected: &[Selected], own: Option<&Custom>) -> anyhow::Result<()> {
         let Some(name) = &self.variant else { return Ok(()) };
-        let known: std::collections::BTreeSet<&str> = touchstone_cuda::variants()
+        let known: std::collections::BTreeSet<String> = touchstone_cuda::variants()
             .filter(|v| selected.iter().any(|s| s.case.op() == v.op))
-            .map(|v| v.name)
-            .chain(["reference"])
+            .map(|v| v.name.to_string())
+            .chain(["reference".to_string()])
+            .chain(own.map(Custom::name))
             .collect();
         if !known.iter().any(|variant| variant.contains(name.as_str())) {
             bail!("no variant matches '{name}'; there are: {}", Vec::from_iter(known).join(", "));

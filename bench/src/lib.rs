@@ -3,6 +3,7 @@
 pub mod agreement;
 pub mod corpus;
 pub mod environment;
+pub mod exchange;
 pub mod gtest;
 pub mod measure;
 pub mod record;

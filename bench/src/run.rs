@@ -1,8 +1,8 @@
 //! Runs cases through every variant and makes records of what came of it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use touchstone_cuda::{Gpu, Variant, variants};
+use touchstone_cuda::{Custom, Gpu, Plan, Variant, custom::NoPlan, variants};
 use touchstone_reference::{Case, Expected, Work};
 
 use crate::{
@@ -49,6 +49,43 @@ pub enum Task {
     Measure(Effort),
 }
 
+/// One way to compute an operation on the device.
+enum Way {
+    Ours(&'static Variant),
+    Own(Arc<Custom>),
+}
+
+impl Way {
+    fn name(&self) -> String {
+        match self {
+            Self::Ours(variant) => variant.name.to_string(),
+            Self::Own(own) => own.name(),
+        }
+    }
+
+    fn deterministic(&self) -> bool {
+        match self {
+            Self::Ours(variant) => variant.deterministic,
+            Self::Own(own) => own.deterministic(),
+        }
+    }
+
+    /// Whether it is the first of our ladder, whose error the others' are held against.
+    fn is_naive(&self) -> bool {
+        match self {
+            Self::Ours(v) => variants().find(|w| w.op == v.op).is_some_and(|w| w.name == v.name),
+            Self::Own(_) => false,
+        }
+    }
+
+    fn plan(&self, problem: &Problem) -> Result<Plan, NoPlan> {
+        match self {
+            Self::Ours(variant) => verify::plan(variant, problem).map_err(NoPlan::Unsupported),
+            Self::Own(own) => own.plan(&problem.case, &problem.inputs, &problem.expected),
+        }
+    }
+}
+
 /// Runs cases in one environment.
 #[derive(Debug)]
 pub struct Runner {
@@ -58,6 +95,8 @@ pub struct Runner {
     pub time_references: bool,
     /// Only variants whose name contains this; `reference` is one.
     pub only_variant: Option<String>,
+    /// The user's own kernels, which run after our variants of their operation.
+    pub own: Vec<Arc<Custom>>,
 }
 
 impl Runner {
@@ -71,7 +110,7 @@ impl Runner {
         if let Ok(gpu) = &gpu {
             environment.describe_device(gpu, measure_limits)?;
         }
-        Ok(Self { gpu, environment, time_references: true, only_variant: None })
+        Ok(Self { gpu, environment, time_references: true, only_variant: None, own: Vec::new() })
     }
 
     /// The environment that records carry.
@@ -87,10 +126,12 @@ impl Runner {
         self.gpu.as_ref().map_err(String::as_str)
     }
 
-    /// All variants of a case's operation that [`Runner::only_variant`] lets through.
-    fn variants_of(&self, op: &str) -> Vec<&'static Variant> {
-        let wanted = |v: &&Variant| v.op == op && self.wants(v.name);
-        variants().filter(wanted).collect()
+    /// All ways to compute an operation on the device that [`Runner::only_variant`] lets through: our
+    /// variants, then the user's own kernels.
+    fn ways(&self, op: &str) -> Vec<Way> {
+        let ours = variants().filter(|v| v.op == op).map(Way::Ours);
+        let own = self.own.iter().filter(|own| own.op() == op).cloned().map(Way::Own);
+        ours.chain(own).filter(|way| self.wants(&way.name())).collect()
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -119,22 +160,27 @@ impl Runner {
         let work = problem.operation.work(&problem.case, &problem.inputs).unwrap_or_default();
         let mut records = Vec::new();
         if self.wants("reference") && self.time_references {
-            records.push((Executor::Cpu, "reference", reference_outcome(problem, task)));
+            records.push((Executor::Cpu, "reference".into(), reference_outcome(problem, task)));
         }
         let mut naive: Option<Agreement> = None;
-        for variant in self.variants_of(problem.case.op()) {
-            let outcome = self.cuda_outcome(variant, problem, &work, task);
+        for way in self.ways(problem.case.op()) {
+            // The plan is made even without a GPU, so that "not supported" is told from "not run".
+            let outcome = match way.plan(problem) {
+                Ok(plan) => self.cuda_outcome(&plan, way.deterministic(), problem, &work, task),
+                Err(NoPlan::Unsupported(reason)) => Outcome::Skipped { reason },
+                Err(misfit) => Outcome::Failed { error: misfit.to_string() },
+            };
             let outcome = beside_naive(outcome, naive.as_ref(), problem);
-            if variants().find(|v| v.op == variant.op).is_some_and(|v| v.name == variant.name) {
+            if way.is_naive() {
                 naive = outcome_agreement(&outcome).cloned();
             }
-            records.push((Executor::Cuda, variant.name, outcome));
+            records.push((Executor::Cuda, way.name(), outcome));
         }
         let unit = problem.operation.items;
-        let finish = |(executor, name, outcome): (Executor, &str, Outcome)| Record {
+        let finish = |(executor, name, outcome): (Executor, String, Outcome)| Record {
             outcome,
             work: Some(WorkRecord::new(&work, unit)),
-            ..self.bare_record(workload, &problem.case, &problem.source, name, executor)
+            ..self.bare_record(workload, &problem.case, &problem.source, &name, executor)
         };
         records.into_iter().map(finish).collect()
     }
@@ -168,34 +214,30 @@ impl Runner {
 
     fn cuda_outcome(
         &mut self,
-        variant: &Variant,
+        plan: &Plan,
+        deterministic: bool,
         problem: &Problem,
         work: &Work,
         task: Task,
     ) -> Outcome {
-        // The plan is made even without a GPU, so that "not supported" is told from "not run".
-        let plan = match verify::plan(variant, problem) {
-            Ok(plan) => plan,
-            Err(reason) => return Outcome::Skipped { reason },
-        };
         let gpu = match &self.gpu {
             Ok(gpu) => gpu,
             Err(reason) => return Outcome::Skipped { reason: reason.clone() },
         };
         let limits = self.environment.device.as_ref().and_then(|d| d.limits.as_ref());
         let run = || -> anyhow::Result<Outcome> {
-            let prepared = match verify::prepare(gpu, &plan)? {
+            let prepared = match verify::prepare(gpu, plan)? {
                 Ok(prepared) => prepared,
                 Err(reason) => return Ok(Outcome::Skipped { reason }),
             };
-            let agreement = match verify::verify(&prepared, problem, variant.deterministic)? {
+            let agreement = match verify::verify(&prepared, problem, deterministic)? {
                 Verdict::Right(agreement) => agreement,
                 Verdict::Wrong(agreement, complaint) => {
                     return Ok(Outcome::Wrong { agreement, complaint });
                 }
             };
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
-            let measurement = measure::cuda(&prepared, &plan, work, limits, effort)?;
+            let measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
             Ok(match verify::verify_again(&prepared, problem)? {
                 Some(complaint) => Outcome::Wrong { agreement: Some(agreement), complaint },
                 None => Outcome::Measured { agreement, measurement },

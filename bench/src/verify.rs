@@ -140,7 +140,8 @@ fn outputs_after(prepared: &Prepared<'_>, poison: Poison) -> anyhow::Result<Tens
     prepared.outputs()
 }
 
-fn judge(problem: &Problem, outputs: &Tensors) -> Verdict {
+/// Holds outputs against the reference.
+pub fn judge(problem: &Problem, outputs: &Tensors) -> Verdict {
     match problem.compare(outputs.clone()) {
         Err(complaint) => Verdict::Wrong(None, complaint),
         Ok(agreement) => match agreement.complaint() {

@@ -102,7 +102,15 @@ pub fn parse(text: &str, path: &Path) -> anyhow::Result<Vec<Workload>> {
     Ok(workloads)
 }
 
+/// A product of more cases is a slip, and would take all memory.
+const MAX_CASES: usize = 100_000;
+
 fn expand(entry: Entry) -> anyhow::Result<Workload> {
+    let choices = entry.case.values().map(|value| value.as_array().map_or(1, Vec::len));
+    let count = choices.fold(1, usize::saturating_mul);
+    if count > MAX_CASES {
+        bail!("expands to {count} cases; {MAX_CASES} are allowed");
+    }
     let mut cases = Vec::new();
     for params in product(&entry.case) {
         let case = Case::from_map(&entry.op, params, entry.seed);

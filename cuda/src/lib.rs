@@ -4,6 +4,7 @@
 //! executor carries the plan out: [`gpu::Gpu`] through the CUDA driver. Because a plan is data, it can be
 //! made, printed and tested on a machine without a GPU.
 
+pub mod custom;
 pub mod gpu;
 pub mod plan;
 pub mod ptx;
@@ -17,6 +18,7 @@ pub mod embedding;
 pub mod ngram;
 pub mod ssm;
 
+pub use custom::Custom;
 pub use gpu::{Absent, Gpu};
 pub use plan::{Arg, Buffer, BufferId, Launch, Plan, Role, Step};
 pub use variant::{Unsupported, Variant};

@@ -1,12 +1,41 @@
-//! The PTX that `cuda/compile.py` makes of `cuda/kernels/*.cu`, embedded in the program.
+//! PTX by module name: what `cuda/compile.py` makes of `cuda/kernels/*.cu`, embedded in the program, and
+//! what a user adds at run time.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, PoisonError},
+};
 
 use include_dir::{Dir, include_dir};
 
 static PTX: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/ptx");
 
-/// PTX of the kernel file with that stem, for example `attention_online`.
-pub fn module(stem: &str) -> Option<&'static str> {
-    PTX.get_file(format!("{stem}.ptx"))?.contents_utf8()
+/// Modules added at run time, by name.
+static ADDED: Mutex<BTreeMap<&'static str, &'static str>> = Mutex::new(BTreeMap::new());
+
+/// PTX of the module with that name: the stem of a kernel file, for example `attention_online`, or what
+/// [`add`] returned.
+pub fn module(name: &str) -> Option<&'static str> {
+    if let Some(file) = PTX.get_file(format!("{name}.ptx")) {
+        return file.contents_utf8();
+    }
+    ADDED.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+}
+
+/// Adds a user's PTX and returns the name of its module, which plans refer to. Modules live as long as the
+/// program, as the embedded ones do; adding the same text again gives the same module.
+pub fn add(label: &str, text: &str) -> &'static str {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let name = format!("own:{label}#{:016x}", hasher.finish());
+    let mut added = ADDED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((&known, _)) = added.get_key_value(name.as_str()) {
+        return known;
+    }
+    let name: &'static str = name.leak();
+    added.insert(name, text.to_string().leak());
+    name
 }
 
 /// Stems of all kernel files, sorted.
@@ -20,23 +49,39 @@ pub fn modules() -> Vec<&'static str> {
     stems
 }
 
+/// Names of the kernels in PTX text and the texts of their parameter lists.
+fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split(".entry").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once('(')?;
+        Some((name.trim(), rest.split_once(')')?.0))
+    })
+}
+
+/// Names of the kernels of a module, in order.
+pub fn symbols(module_name: &str) -> Vec<&'static str> {
+    module(module_name).map_or(Vec::new(), |text| entries(text).map(|(name, _)| name).collect())
+}
+
 /// Sizes in bytes of a kernel's parameters, in order, as its PTX declares them; `None` when the module
 /// has no such kernel. Plans are held against this on machines without a GPU, where a wrong argument
 /// list would otherwise go unseen.
-pub fn signature(stem: &str, symbol: &str) -> Option<Vec<usize>> {
-    let text = module(stem)?;
-    let start = text.find(&format!(".entry {symbol}("))?;
-    let list = &text[start..start + text[start..].find(')')?];
-    let sizes = list.lines().filter_map(|line| line.trim().strip_prefix(".param")).map(|param| {
-        let kind = param.split_whitespace().find(|word| word.starts_with('.'))?;
-        let array = param.split_once('[').and_then(|(_, n)| n.split(']').next()?.parse().ok());
-        let digits: String = kind.chars().filter(char::is_ascii_digit).collect();
-        match kind {
-            ".align" => array,
-            _ => Some(digits.parse::<usize>().ok()? / 8 * array.unwrap_or(1)),
-        }
-    });
-    sizes.collect()
+pub fn signature(module_name: &str, symbol: &str) -> Option<Vec<usize>> {
+    let (_, list) = entries(module(module_name)?).find(|(name, _)| *name == symbol)?;
+    list.split(',').filter(|param| !param.trim().is_empty()).map(parameter_bytes).collect()
+}
+
+/// Size of a parameter declared as `.param .u64 name` or `.param .align 8 .b8 name[16]`.
+fn parameter_bytes(param: &str) -> Option<usize> {
+    let mut words = param.split_whitespace();
+    let bits = words.find_map(|word| match word {
+        ".param" | ".align" | ".ptr" => None,
+        _ => word.strip_prefix(['.'])?.get(1..)?.parse::<usize>().ok(),
+    })?;
+    let array = match param.split_once('[') {
+        Some((_, n)) => n.split(']').next()?.trim().parse().ok()?,
+        None => 1,
+    };
+    (bits / 8).checked_mul(array)
 }
 
 #[cfg(test)]
@@ -50,5 +95,17 @@ mod tests {
         assert_eq!(signature("limits", "no_such_kernel"), None);
         assert_eq!(signature("no_such_file", "copy"), None);
         assert!(modules().contains(&"limits"));
+    }
+
+    #[test]
+    fn ptx_of_other_compilers_is_read_too() {
+        let text = ".visible .entry one (.param .u64 .ptr .global .align 16 p, .param .f32 q)\n{}\n\
+                    .entry two(\n\t.param .align 8 .b8 s[24],\n\t.param .u32 n\n)\n{}\n.entry none()\n{}";
+        let module = add("test", text);
+        assert_eq!(symbols(module), ["one", "two", "none"]);
+        assert_eq!(signature(module, "one"), Some(vec![8, 4]));
+        assert_eq!(signature(module, "two"), Some(vec![24, 4]));
+        assert_eq!(signature(module, "none"), Some(vec![]));
+        assert!(std::ptr::eq(add("test", text), module), "added twice");
     }
 }

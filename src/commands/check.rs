@@ -1,17 +1,19 @@
 //! `touchstone check`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use touchstone_bench::{Outcome, Runner, Task, Tier, record::Writer};
 
 use super::{introduce, run_cases, summarize};
-use crate::select::Selection;
+use crate::select::{Own, Selection};
 
 /// Arguments of `check`.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    own: Own,
     /// Also the full-size workloads, which take gigabytes and minutes
     #[arg(long)]
     full: bool,
@@ -24,12 +26,15 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut tiers = vec![Tier::Edge, Tier::Quick];
     tiers.extend(arguments.full.then_some(Tier::Full));
-    let selected = arguments.selection.cases(&tiers)?;
+    let kernel = arguments.own.kernel()?;
+    let selected = arguments.selection.cases(&tiers, kernel.as_ref())?;
+    let given = arguments.own.problem(&selected)?;
     let mut runner = Runner::new(arguments.selection.device, false)?;
     runner.only_variant = arguments.selection.variant.clone();
+    runner.own.extend(kernel.map(Arc::new));
     let mut writer = arguments.out.as_deref().map(Writer::create).transpose()?;
     introduce(&runner);
-    let records = run_cases(&mut runner, &selected, Task::Check, writer.as_mut())?;
+    let records = run_cases(&mut runner, &selected, given, Task::Check, writer.as_mut())?;
     if selected.len() == 1 {
         for record in &records {
             let said = match &record.outcome {

@@ -32,7 +32,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => Corpus::embedded(),
     };
     let all = Selection { filter: None, variant: None, workloads: None, device: arguments.device };
-    let selected = all.cases(&[Tier::Quick])?;
+    let selected = all.cases(&[Tier::Quick], None)?;
     let mut records = shipped::records()?;
     println!("shipped results: {} records", records.len());
 
@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
     println!("quick workloads: {} cases", selected.len());
     let task = Task::Measure(Effort::QUICK);
-    own.extend(run_cases(&mut runner, &selected, task, Some(&mut writer))?);
+    own.extend(run_cases(&mut runner, &selected, None, task, Some(&mut writer))?);
     let code = summarize(&own);
 
     records.extend(own);

@@ -3,18 +3,24 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use touchstone_bench::{Effort, Runner, Task, Tier, record::Writer};
 
 use super::{introduce, run_cases, summarize};
-use crate::{default_folder, select::Selection};
+use crate::{
+    default_folder,
+    select::{Own, Selection},
+};
 
 /// Arguments of `run`.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    own: Own,
     /// Only the quick workloads, with fewer samples
     #[arg(long)]
     quick: bool,
@@ -32,16 +38,20 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         true => (&[Tier::Quick], Effort::QUICK),
         false => (&[Tier::Quick, Tier::Full], Effort::FULL),
     };
-    let selected = arguments.selection.cases(tiers)?;
+    let kernel = arguments.own.kernel()?;
+    let selected = arguments.selection.cases(tiers, kernel.as_ref())?;
+    let given = arguments.own.problem(&selected)?;
     let mut runner = Runner::new(arguments.selection.device, true)?;
     runner.only_variant = arguments.selection.variant.clone();
+    runner.own.extend(kernel.map(Arc::new));
     runner.time_references = !arguments.no_reference;
     let mut writer = match &arguments.out {
         Some(path) => Writer::create(path)?,
         None => unique_writer(&default_folder(), &runner)?,
     };
     introduce(&runner);
-    let records = run_cases(&mut runner, &selected, Task::Measure(effort), Some(&mut writer))?;
+    let records =
+        run_cases(&mut runner, &selected, given, Task::Measure(effort), Some(&mut writer))?;
     println!("records: {}", writer.path().display());
     Ok(summarize(&records))
 }
