@@ -29,6 +29,7 @@ mod cases {
     pub mod embedding;
     pub mod ngram;
     pub mod ssm;
+    pub mod upsample;
 }
 
 /// Random cases a variant must pass; `TOUCHSTONE_CASES` sets another number.
@@ -48,6 +49,7 @@ fn strategies() -> Strategies {
         cases::attention::strategies(),
         cases::ssm::strategies(),
         cases::acceptance::strategies(),
+        cases::upsample::strategies(),
     ]
     .into_iter()
     .flatten()

@@ -17,6 +17,7 @@ pub mod attention;
 pub mod embedding;
 pub mod ngram;
 pub mod ssm;
+pub mod upsample;
 
 pub use custom::Custom;
 pub use gpu::{Absent, Gpu};
@@ -25,7 +26,14 @@ pub use variant::{Unsupported, Variant};
 
 /// Every variant of every operation, in ladder order (naive first) within an operation.
 pub fn variants() -> impl Iterator<Item = &'static Variant> {
-    [ngram::VARIANTS, embedding::VARIANTS, attention::VARIANTS, ssm::VARIANTS, acceptance::VARIANTS]
-        .into_iter()
-        .flatten()
+    [
+        ngram::VARIANTS,
+        embedding::VARIANTS,
+        attention::VARIANTS,
+        ssm::VARIANTS,
+        acceptance::VARIANTS,
+        upsample::VARIANTS,
+    ]
+    .into_iter()
+    .flatten()
 }

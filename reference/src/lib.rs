@@ -18,6 +18,7 @@ pub mod attention;
 pub mod embedding;
 pub mod ngram;
 pub mod ssm;
+pub mod upsample;
 
 pub use algorithm::{Algorithm, Operation, Work};
 pub use case::{Case, CaseError};
@@ -26,7 +27,8 @@ pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
 pub use tensor::{DType, Data, Tensor, Tensors};
 
 /// The verticals, in the order in which they are listed and reported.
-pub const VERTICALS: [&str; 5] = ["ngram", "embedding", "attention", "ssm", "acceptance"];
+pub const VERTICALS: [&str; 6] =
+    ["ngram", "embedding", "attention", "ssm", "acceptance", "upsample"];
 
 /// Every operation of every vertical.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
@@ -36,6 +38,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         attention::OPERATIONS,
         ssm::OPERATIONS,
         acceptance::OPERATIONS,
+        upsample::OPERATIONS,
     ]
     .into_iter()
     .flatten()

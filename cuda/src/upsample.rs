@@ -1,0 +1,212 @@
+//! upsample: CUDA variants of this vertical.
+
+mod resize;
+mod shuffle;
+mod transposed_conv;
+mod unpool;
+
+use touchstone_reference::{DType, upsample::resize as reference};
+
+use crate::{
+    plan::Arg,
+    variant::{Unsupported, Variant},
+};
+
+/// The variants of this vertical, in ladder order.
+pub static VARIANTS: &[Variant] = &[
+    Variant {
+        op: "upsample.nearest",
+        name: "naive",
+        idea: "a thread an output pixel",
+        deterministic: true,
+        plan: resize::naive::<reference::Nearest>,
+    },
+    Variant {
+        op: "upsample.nearest",
+        name: "vectorized",
+        idea: "four pixels a thread; an input row serves several output rows",
+        deterministic: true,
+        plan: resize::vectorized::<reference::Nearest>,
+    },
+    Variant {
+        op: "upsample.nearest_backward",
+        name: "gather",
+        idea: "a thread an input pixel sums the outputs that read it",
+        deterministic: true,
+        plan: resize::gather::<reference::Nearest>,
+    },
+    Variant {
+        op: "upsample.nearest_backward",
+        name: "atomic",
+        idea: "a thread an output pixel adds with float atomics",
+        deterministic: false,
+        plan: resize::atomic::<reference::Nearest>,
+    },
+    Variant {
+        op: "upsample.bilinear",
+        name: "naive",
+        idea: "a thread an output pixel",
+        deterministic: true,
+        plan: resize::naive::<reference::Bilinear>,
+    },
+    Variant {
+        op: "upsample.bilinear",
+        name: "vectorized",
+        idea: "four pixels a thread; an input row, interpolated once, serves several output rows",
+        deterministic: true,
+        plan: resize::vectorized::<reference::Bilinear>,
+    },
+    Variant {
+        op: "upsample.bilinear_backward",
+        name: "gather",
+        idea: "a thread an input pixel sums the outputs that read it",
+        deterministic: true,
+        plan: resize::gather::<reference::Bilinear>,
+    },
+    Variant {
+        op: "upsample.bilinear_backward",
+        name: "atomic",
+        idea: "a thread an output pixel adds with float atomics",
+        deterministic: false,
+        plan: resize::atomic::<reference::Bilinear>,
+    },
+    Variant {
+        op: "upsample.bicubic",
+        name: "naive",
+        idea: "a thread an output pixel",
+        deterministic: true,
+        plan: resize::naive::<reference::Bicubic>,
+    },
+    Variant {
+        op: "upsample.bicubic",
+        name: "vectorized",
+        idea: "four pixels a thread; an input row, interpolated once, serves several output rows",
+        deterministic: true,
+        plan: resize::vectorized::<reference::Bicubic>,
+    },
+    Variant {
+        op: "upsample.bicubic_backward",
+        name: "gather",
+        idea: "a thread an input pixel sums the outputs that read it",
+        deterministic: true,
+        plan: resize::gather::<reference::Bicubic>,
+    },
+    Variant {
+        op: "upsample.bicubic_backward",
+        name: "atomic",
+        idea: "a thread an output pixel adds with float atomics",
+        deterministic: false,
+        plan: resize::atomic::<reference::Bicubic>,
+    },
+    Variant {
+        op: "upsample.pixel_shuffle",
+        name: "naive",
+        idea: "a thread a pixel",
+        deterministic: true,
+        plan: shuffle::naive,
+    },
+    Variant {
+        op: "upsample.pixel_shuffle",
+        name: "vectorized",
+        idea: "16-byte words interleaved in registers",
+        deterministic: true,
+        plan: shuffle::vectorized,
+    },
+    Variant {
+        op: "upsample.pixel_shuffle_backward",
+        name: "naive",
+        idea: "a thread a pixel",
+        deterministic: true,
+        plan: shuffle::naive_backward,
+    },
+    Variant {
+        op: "upsample.pixel_shuffle_backward",
+        name: "vectorized",
+        idea: "16-byte words taken apart in registers",
+        deterministic: true,
+        plan: shuffle::vectorized_backward,
+    },
+    Variant {
+        op: "upsample.transposed_conv",
+        name: "naive",
+        idea: "a thread an output pixel",
+        deterministic: true,
+        plan: transposed_conv::naive,
+    },
+    Variant {
+        op: "upsample.transposed_conv",
+        name: "tiled",
+        idea: "a matrix product for each phase of the stride, gathered into shared memory",
+        deterministic: true,
+        plan: transposed_conv::tiled,
+    },
+    Variant {
+        op: "upsample.transposed_conv_backward",
+        name: "naive",
+        idea: "a thread an element of each gradient",
+        deterministic: true,
+        plan: transposed_conv::naive_backward,
+    },
+    Variant {
+        op: "upsample.transposed_conv_backward",
+        name: "tiled",
+        idea: "a matrix product for each gradient, gathered into shared memory",
+        deterministic: true,
+        plan: transposed_conv::tiled_backward,
+    },
+    Variant {
+        op: "upsample.unpool",
+        name: "naive",
+        idea: "zeros everywhere, then values to their places",
+        deterministic: true,
+        plan: unpool::naive,
+    },
+    Variant {
+        op: "upsample.unpool",
+        name: "windows",
+        idea: "a thread writes a whole window, once",
+        deterministic: true,
+        plan: unpool::windows,
+    },
+    Variant {
+        op: "upsample.unpool_backward",
+        name: "naive",
+        idea: "a thread a value",
+        deterministic: true,
+        plan: unpool::naive_backward,
+    },
+    Variant {
+        op: "upsample.unpool_backward",
+        name: "in_flight",
+        idea: "four values a thread, fetched before any is stored",
+        deterministic: true,
+        plan: unpool::in_flight,
+    },
+];
+
+/// The launch of `n` threads in blocks of 256.
+fn threads(n: usize) -> ([usize; 3], [usize; 3]) {
+    ([n.div_ceil(256), 1, 1], [256, 1, 1])
+}
+
+/// The element type as kernels that take any are told it.
+fn dtype_arg(dtype: DType) -> Arg {
+    Arg::I32(match dtype {
+        DType::F16 => 1,
+        DType::Bf16 => 2,
+        _ => 0,
+    })
+}
+
+/// Refuses what a kernel that counts in 32 bits cannot number.
+fn countable(elements: usize, what: &str) -> Result<(), Unsupported> {
+    if elements > i32::MAX as usize {
+        return Err(Unsupported(format!("{elements} {what} are more than 32 bits count")));
+    }
+    Ok(())
+}
+
+/// Threads of a block of 256 that share a row of `words` words: a power of two.
+fn lanes(words: usize) -> usize {
+    words.next_power_of_two().clamp(1, 256)
+}
