@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::monitor::Site;
+
 /// A state space of PTX (ISA 8.4, chapter 5.1) in which a byte has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
@@ -88,20 +90,29 @@ pub struct Hazard {
     pub lane: Option<u32>,
     /// Where in memory, when it is about memory: the address as the instruction saw it.
     pub address: Option<(Space, u64)>,
-    /// More in words: the other thread of a race, the size of the access.
+    /// The instruction and lane that this one collides with: the other side of a race.
+    pub other: Option<(Site, u32)>,
+    /// More in words: what the other side of a race does, the size of the access.
     pub note: String,
 }
 
 impl Hazard {
     /// A hazard that is not about memory.
     pub fn new(kind: FaultKind, note: impl Into<String>) -> Self {
-        Self { kind, lane: None, address: None, note: note.into() }
+        Self { kind, lane: None, address: None, other: None, note: note.into() }
     }
 
     /// The same, caused by one lane.
     #[must_use]
     pub fn of_lane(mut self, lane: u32) -> Self {
         self.lane = Some(lane);
+        self
+    }
+
+    /// The same, colliding with what another lane did.
+    #[must_use]
+    pub fn against(mut self, site: Site, lane: u32) -> Self {
+        self.other = Some((site, lane));
         self
     }
 
