@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use touchstone_bench::record::{Outcome, Record};
+use touchstone_bench::record::Record;
 
 use crate::{
     Entry, GateOptions, Place, Timing, Verdict,
-    gate::{compare_times, questions},
+    gate::{Answer, Judgement, compare_times, decide_all, questions},
     markdown::{milliseconds, table_cell},
 };
 
@@ -23,50 +23,57 @@ pub fn compare(a: &[Record], b: &[Record]) -> String {
     let options = GateOptions::default();
     let (a, b): (Vec<&Record>, Vec<&Record>) = (a.iter().collect(), b.iter().collect());
     let (mut lines, mut only_a, mut only_b, mut untimed) = (Vec::new(), 0, 0, 0);
-    for sides in questions(&a, &b).values() {
-        let shared = sides.old.keys().find(|place| sides.new.contains_key(place));
-        let pairs: Vec<(&Place, &Record, &Record)> = match shared {
-            Some(_) => sides
+    let questions = questions(&a, &b);
+    for sides in questions.values() {
+        let shared = sides.old.keys().any(|place| sides.new.contains_key(place));
+        let pairs: Vec<(&Place, &Answer<'_>, &Answer<'_>)> = match shared {
+            true => sides
                 .old
                 .iter()
-                .filter_map(|(place, old)| Some((place, *old, *sides.new.get(place)?)))
+                .filter_map(|(place, old)| Some((place, old, sides.new.get(place)?)))
                 .collect(),
-            None => sides
+            false => sides
                 .old
                 .first_key_value()
                 .zip(sides.new.first_key_value())
-                .map(|((_, old), (place, new))| (place, *old, *new))
+                .map(|((_, old), (place, new))| (place, old, new))
                 .into_iter()
                 .collect(),
         };
         only_a += usize::from(sides.new.is_empty());
         only_b += usize::from(sides.old.is_empty());
         for (place, old, new) in pairs {
-            match line(place, old, new, shared.is_some(), &options) {
-                Some(line) => lines.push(line),
+            match judged(place, old, new, &options) {
+                Some((judgement, peak_ratio)) => {
+                    lines.push((judgement, new.record, place, shared, peak_ratio))
+                }
                 None => untimed += 1,
             }
         }
     }
+    decide_all(lines.iter_mut().map(|(judgement, ..)| judgement), &options);
+    let mut lines: Vec<Line> = lines
+        .into_iter()
+        .map(|(judgement, record, place, comparable, peak_ratio)| Line {
+            entry: judgement.entry(record, place.clone()),
+            comparable,
+            peak_ratio,
+        })
+        .collect();
     lines.sort_by(|x, y| y.entry.ratio.unwrap_or(0.0).total_cmp(&x.entry.ratio.unwrap_or(0.0)));
     text(&lines, only_a, only_b, untimed)
 }
 
-fn line(
+/// The judgement of two times and the ratio of peak memory; `None` where a side has no time.
+fn judged(
     place: &Place,
-    old: &Record,
-    new: &Record,
-    comparable: bool,
+    old: &Answer<'_>,
+    new: &Answer<'_>,
     options: &GateOptions,
-) -> Option<Line> {
-    let (Outcome::Measured { measurement: was, .. }, Outcome::Measured { measurement: now, .. }) =
-        (&old.outcome, &new.outcome)
-    else {
-        return None;
-    };
-    let judgement = compare_times(was, now, options.effect(new.executor), options.min_samples);
+) -> Option<(Judgement, Option<f64>)> {
+    let (was, now) = (old.record.measurement()?, new.record.measurement()?);
     let peak_ratio = (was.peak_bytes > 0).then(|| now.peak_bytes as f64 / was.peak_bytes as f64);
-    Some(Line { entry: judgement.entry(new, place.clone()), comparable, peak_ratio })
+    Some((compare_times(old, new, place, options), peak_ratio))
 }
 
 fn text(lines: &[Line], only_a: usize, only_b: usize, untimed: usize) -> String {

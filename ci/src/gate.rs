@@ -2,38 +2,68 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::bail;
+use schemars::JsonSchema;
 use serde::Serialize;
-use touchstone_bench::record::{Executor, Measurement, Outcome, Record};
+use touchstone_bench::record::{Executor, Measurement, Outcome, Record, Side};
 
-use crate::{Entry, Place, Timing, Verdict, Verdicts, cost::compare_costs};
+use crate::{
+    Entry, Place, Timing, Verdict, Verdicts,
+    cost::compare_costs,
+    noise::{Mode, Noise},
+    statistics::{self, Change, Round},
+};
 
 /// Constants of the rule.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct GateOptions {
-    /// Smallest change of the median on a GPU that counts, as a share: 0.05. Below it lie clock steps and
-    /// the placement of buffers.
+    /// Smallest change of the median on a GPU that counts where no noise was learned, as a share: 0.05. Below
+    /// it lie clock steps and the placement of buffers.
     pub gpu_effect: f64,
     /// The same on a processor: 0.10. Other processes and frequency scaling move a median further there.
     pub cpu_effect: f64,
+    /// No change smaller than this counts, however little noise was learned: 0.01.
+    pub least_effect: f64,
     /// Fewer samples than this on either side allow no statement: 5, the fewest whose quartiles are not
     /// mere extremes.
     pub min_samples: usize,
+    /// Fewer rounds of an interleaved run than this allow no statement: 3.
+    pub min_rounds: usize,
+    /// Share of false ones accepted among all changes called real (Benjamini–Hochberg): 0.01.
+    pub false_discovery: f64,
+    /// Bootstrap draws: 1000.
+    pub resamples: usize,
     /// Compares only what this executor ran, on both sides.
     pub only: Option<Executor>,
+    /// What was learned of each workload's noise.
+    #[serde(skip)]
+    pub noise: Noise,
 }
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { gpu_effect: 0.05, cpu_effect: 0.10, min_samples: 5, only: None }
+        Self {
+            gpu_effect: 0.05,
+            cpu_effect: 0.10,
+            least_effect: 0.01,
+            min_samples: 5,
+            min_rounds: 3,
+            false_discovery: 0.01,
+            resamples: 1000,
+            only: None,
+            noise: Noise::default(),
+        }
     }
 }
 
 impl GateOptions {
-    pub(crate) fn effect(&self, executor: Executor) -> f64 {
-        match executor {
+    /// The smallest change of `record`'s time that counts.
+    fn effect(&self, record: &Record, place: &Place, mode: Mode) -> f64 {
+        let without = match record.executor {
             Executor::Cpu | Executor::Simulator => self.cpu_effect,
             Executor::Cuda => self.gpu_effect,
-        }
+        };
+        self.noise.effect(record, place, mode, without, self.least_effect)
     }
 }
 
@@ -42,40 +72,96 @@ impl GateOptions {
 /// - A right answer in the baseline must be met by one from the same [`Place`]. One that is absent, skipped,
 ///   failed, no longer timed, or made elsewhere is `Missing`.
 /// - What failed in `current` is `Missing` and what is wrong there is `Wrong`, whatever the baseline says.
-/// - `Slower` and `Faster` need both a change of the median beyond the smallest effect and quartile ranges
-///   that do not overlap. A change of the median alone is `Unclear`.
+/// - `Slower` and `Faster` need all of: a ratio of medians beyond the smallest effect that counts for the workload,
+///   a bootstrap interval of that ratio that leaves out 1, and a Mann–Whitney p-value that survives the control of
+///   false discoveries over all questions. A change that counts and lacks either proof is `Unclear`; so is
+///   one that does not count where the interval reaches past twice the effect.
 /// - Exact costs have no chance in them: one counter that rises is `Slower`, falls alone are `Faster`.
 /// - No records at all, or no place in common, fails as a whole: see [`Verdicts::problem`].
 pub fn gate(baseline: &[Record], current: &[Record], options: &GateOptions) -> Verdicts {
-    let asked = |record: &&Record| options.only.is_none_or(|only| record.executor == only);
-    let baseline: Vec<&Record> = baseline.iter().filter(asked).collect();
-    let current: Vec<&Record> = current.iter().filter(asked).collect();
+    judge_all(&baseline.iter().collect::<Vec<_>>(), &current.iter().collect::<Vec<_>>(), options)
+}
 
-    let (mut entries, mut skipped) = (Vec::new(), 0);
+/// Gives verdicts on an interleaved run: its side A is the baseline, its side B the run.
+///
+/// # Errors
+/// If some records belong to neither side.
+pub fn gate_interleaved(records: &[Record], options: &GateOptions) -> anyhow::Result<Verdicts> {
+    let (a, b) = split(records)?;
+    Ok(judge_all(&a, &b, options))
+}
+
+/// The sides of an interleaved run.
+pub(crate) fn split(records: &[Record]) -> anyhow::Result<(Vec<&Record>, Vec<&Record>)> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for record in records {
+        match record.trial.as_ref().map(|trial| trial.side) {
+            Some(Side::A) => a.push(record),
+            Some(Side::B) => b.push(record),
+            None => bail!(
+                "{} on {} belongs to no side of an interleaved run (`touchstone run --against`)",
+                record.variant,
+                record.case
+            ),
+        }
+    }
+    Ok((a, b))
+}
+
+fn judge_all(baseline: &[&Record], current: &[&Record], options: &GateOptions) -> Verdicts {
+    let asked = |record: &&Record| options.only.is_none_or(|only| record.executor == only);
+    let baseline: Vec<&Record> = baseline.iter().copied().filter(asked).collect();
+    let current: Vec<&Record> = current.iter().copied().filter(asked).collect();
+
+    let (mut judged, mut skipped) = (Vec::new(), 0);
     for sides in questions(&baseline, &current).values() {
         let places: BTreeSet<&Place> = sides.old.keys().chain(sides.new.keys()).collect();
         for place in places {
-            let (old, new) = (sides.old.get(place).copied(), sides.new.get(place).copied());
+            let (old, new) = (sides.old.get(place), sides.new.get(place));
             let elsewhere = sides.new.keys().find(|other| *other != place);
-            match judge(old, new, elsewhere, options) {
-                Some(judgement) => {
-                    entries.extend(new.or(old).map(|record| judgement.entry(record, place.clone())))
-                }
-                None => skipped += 1,
+            let record = new.or(old).map(|answer| answer.record);
+            match (judge(old, new, elsewhere, place, options), record) {
+                (Some(judgement), Some(record)) => judged.push((judgement, record, place.clone())),
+                _ => skipped += 1,
             }
         }
     }
+    decide_all(judged.iter_mut().map(|(judgement, ..)| judgement), options);
+    let mut entries: Vec<Entry> = judged
+        .into_iter()
+        .map(|(judgement, record, place)| judgement.entry(record, place))
+        .collect();
     // Stable: within a verdict, questions stay in the order of their keys.
     entries.sort_by_key(|entry| entry.verdict);
     let problem = problem(&baseline, &current);
     Verdicts { problem, options: options.clone(), entries, skipped }
 }
 
+/// Adjusts the p-values of all changes together, then decides each.
+pub(crate) fn decide_all<'j>(
+    judgements: impl Iterator<Item = &'j mut Judgement>,
+    options: &GateOptions,
+) {
+    let mut open: Vec<&mut Judgement> = judgements.filter(|j| j.change.is_some()).collect();
+    let p: Vec<f64> = open.iter().filter_map(|j| Some(j.change?.p)).collect();
+    for (judgement, q) in open.iter_mut().zip(statistics::adjusted(&p)) {
+        judgement.decide(q, options.false_discovery);
+    }
+}
+
 /// The answers of both sides to one question, by the place they were made in.
 #[derive(Default)]
 pub(crate) struct Sides<'a> {
-    pub old: BTreeMap<Place, &'a Record>,
-    pub new: BTreeMap<Place, &'a Record>,
+    pub old: BTreeMap<Place, Answer<'a>>,
+    pub new: BTreeMap<Place, Answer<'a>>,
+}
+
+/// One side's answer to a question in one place.
+pub(crate) struct Answer<'a> {
+    /// The record that counts.
+    pub record: &'a Record,
+    /// The measured rounds of an interleaved run, by their number.
+    pub rounds: BTreeMap<u32, &'a Measurement>,
 }
 
 /// What identifies a question wherever it was answered: [`Record::key`].
@@ -111,39 +197,106 @@ pub(crate) fn questions<'a>(
 }
 
 fn keep<'a>(
-    side: &mut BTreeMap<Place, &'a Record>,
+    side: &mut BTreeMap<Place, Answer<'a>>,
     record: &'a Record,
     rank: impl Fn(&Outcome) -> u8,
 ) {
-    let kept = side.entry(Place::of(record)).or_insert(record);
-    if rank(&record.outcome) >= rank(&kept.outcome) {
-        *kept = record;
+    let answer =
+        side.entry(Place::of(record)).or_insert_with(|| Answer { record, rounds: BTreeMap::new() });
+    if rank(&record.outcome) >= rank(&answer.record.outcome) {
+        answer.record = record;
+    }
+    if let (Some(trial), Some(measurement)) = (&record.trial, record.measurement()) {
+        answer.rounds.insert(trial.round, measurement);
     }
 }
 
-/// A verdict with its reason and the times behind it.
+/// The samples of both sides, round by round, in a series that all of them have: cold before warm. A stored
+/// answer is one round.
+pub(crate) fn paired_rounds<'a>(
+    old: &Answer<'a>,
+    new: &Answer<'a>,
+) -> Option<(&'static str, Vec<Round<'a>>)> {
+    let pairs: Vec<(&Measurement, &Measurement)> = match mode(old, new) {
+        Mode::Interleaved => old
+            .rounds
+            .iter()
+            .filter_map(|(round, old)| Some((*old, *new.rounds.get(round)?)))
+            .collect(),
+        Mode::Stored => vec![(old.record.measurement()?, new.record.measurement()?)],
+    };
+    let series = |samples: fn(&Measurement) -> &Vec<f64>| -> Option<Vec<Round<'a>>> {
+        let rounds: Vec<Round<'a>> =
+            pairs.iter().map(|(old, new)| (&samples(old)[..], &samples(new)[..])).collect();
+        let full = rounds.iter().all(|(old, new)| !old.is_empty() && !new.is_empty());
+        (full && !rounds.is_empty()).then_some(rounds)
+    };
+    let cold = series(|m| &m.cold_ns).map(|rounds| ("cold", rounds));
+    cold.or_else(|| series(|m| &m.warm_ns).map(|rounds| ("warm", rounds)))
+}
+
+fn mode(old: &Answer<'_>, new: &Answer<'_>) -> Mode {
+    match old.rounds.is_empty() || new.rounds.is_empty() {
+        true => Mode::Stored,
+        false => Mode::Interleaved,
+    }
+}
+
+/// A verdict with its reason and the times behind it. One that has a change is not decided before all
+/// changes are known.
 pub(crate) struct Judgement {
     pub verdict: Verdict,
     pub reason: String,
     pub times: Option<(Timing, Timing)>,
+    pub rounds: usize,
+    /// Smallest change that counts.
+    pub effect: f64,
+    pub change: Option<Change>,
+    /// The change's p-value, adjusted.
+    pub q: Option<f64>,
 }
 
 impl Judgement {
     fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
-        Self { verdict, reason: reason.into(), times: None }
+        let reason = reason.into();
+        Self { verdict, reason, times: None, rounds: 0, effect: 0.0, change: None, q: None }
+    }
+
+    /// Gives the verdict on a change whose adjusted p-value is `q`.
+    fn decide(&mut self, q: f64, false_discovery: f64) {
+        use Verdict::{Faster, Same, Slower, Unclear};
+        let Some(Change { ratio, low, high, .. }) = self.change else { return };
+        let least = 1.0 + self.effect;
+        let counts = ratio > least || ratio < 1.0 / least;
+        let (verdict, reason) = if !counts {
+            let twice = 1.0 + 2.0 * self.effect;
+            match high <= twice && low >= 1.0 / twice {
+                true => (Same, format!("medians within {:.1} %", self.effect * 100.0)),
+                false => (Unclear, "too noisy to exclude a change that counts".to_string()),
+            }
+        } else if low <= 1.0 && high >= 1.0 {
+            (Unclear, "medians differ, but the interval of their ratio holds 1".to_string())
+        } else if q > false_discovery {
+            (Unclear, format!("medians differ, but chance may explain it (q = {q:.2})"))
+        } else {
+            let verdict = if ratio > 1.0 { Slower } else { Faster };
+            (verdict, format!("{ratio:.3}× the time (99 %: {low:.3} to {high:.3})"))
+        };
+        (self.verdict, self.reason, self.q) = (verdict, reason, Some(q));
     }
 
     pub(crate) fn entry(self, record: &Record, place: Place) -> Entry {
-        let ratio = self
-            .times
-            .as_ref()
-            .map(|(old, new)| new.median_ns / old.median_ns)
-            .filter(|ratio| ratio.is_finite());
+        let median_ratio = |(old, new): &(Timing, Timing)| new.median_ns / old.median_ns;
+        let ratio = match (&self.change, &self.times) {
+            (Some(change), _) => Some(change.ratio),
+            (None, times) => times.as_ref().map(median_ratio).filter(|ratio| ratio.is_finite()),
+        };
         let (baseline, current) = self.times.unzip();
         Entry {
             verdict: self.verdict,
             reason: self.reason,
             executor: record.executor,
+            workload: record.workload.clone(),
             variant: record.variant.clone(),
             inputs: record.inputs.clone(),
             case: record.case.clone(),
@@ -151,6 +304,10 @@ impl Judgement {
             baseline,
             current,
             ratio,
+            interval: self.change.map(|change| [change.low, change.high]),
+            q: self.q,
+            effect: self.change.map(|_| self.effect),
+            rounds: self.rounds,
         }
     }
 }
@@ -161,13 +318,14 @@ fn proven(record: &Record) -> bool {
 
 /// Judges one question in one place; `None` when neither side has anything to say.
 fn judge(
-    old: Option<&Record>,
-    new: Option<&Record>,
+    old: Option<&Answer<'_>>,
+    new: Option<&Answer<'_>>,
     elsewhere: Option<&Place>,
+    place: &Place,
     options: &GateOptions,
 ) -> Option<Judgement> {
     use Verdict::{Missing, New, Same, Wrong};
-    let was = old.filter(|record| proven(record));
+    let was = old.filter(|answer| proven(answer.record));
     let Some(new) = new else {
         was?;
         let reason = match elsewhere {
@@ -176,7 +334,7 @@ fn judge(
         };
         return Some(Judgement::new(Missing, reason));
     };
-    Some(match (&new.outcome, was) {
+    Some(match (&new.record.outcome, was) {
         (Outcome::Wrong { complaint, .. }, _) => Judgement::new(Wrong, complaint),
         (Outcome::Measured { agreement, .. } | Outcome::Checked { agreement }, _)
             if !agreement.passes() =>
@@ -190,13 +348,12 @@ fn judge(
             Judgement::new(Missing, format!("skipped: {reason}"))
         }
         (_, None) => Judgement::new(New, "the baseline has no right answer to this"),
-        (outcome, Some(was)) => match (&was.outcome, outcome) {
-            (
-                Outcome::Measured { measurement: was, .. },
-                Outcome::Measured { measurement: now, .. },
-            ) => compare_times(was, now, options.effect(new.executor), options.min_samples),
+        (outcome, Some(was)) => match (&was.record.outcome, outcome) {
+            (Outcome::Measured { .. }, Outcome::Measured { .. }) => {
+                compare_times(was, new, place, options)
+            }
             (Outcome::Measured { .. }, _) => Judgement::new(Missing, "right, but no longer timed"),
-            _ if was.cost.is_some() => match compare_costs(was, new) {
+            _ if was.record.cost.is_some() => match compare_costs(was.record, new.record) {
                 Some((verdict, reason)) => Judgement::new(verdict, reason),
                 None => Judgement::new(Missing, "right, but its cost is no longer counted"),
             },
@@ -205,36 +362,57 @@ fn judge(
     })
 }
 
-/// The rule for two timings; see [`gate`].
+/// What two answers with times allow to say, up to the control of false discoveries: see [`decide_all`].
 pub(crate) fn compare_times(
-    was: &Measurement,
-    now: &Measurement,
-    effect: f64,
-    min_samples: usize,
+    was: &Answer<'_>,
+    now: &Answer<'_>,
+    place: &Place,
+    options: &GateOptions,
 ) -> Judgement {
-    use Verdict::{Faster, Same, Slower, Unclear};
-    let Some((old, new)) = Timing::pair(was, now) else {
-        return Judgement::new(Unclear, "no series of samples in common");
+    let unclear = |reason: String| Judgement::new(Verdict::Unclear, reason);
+    let Some((series, rounds)) = paired_rounds(was, now) else {
+        return unclear("no series of samples in common".into());
     };
-    let ratio = new.median_ns / old.median_ns;
-    let apart = new.q1_ns > old.q3_ns || new.q3_ns < old.q1_ns;
+    let mode = mode(was, now);
+    let pooled = |side: fn(&Round<'_>) -> Vec<f64>, answer: &Answer<'_>| {
+        let throttled = match mode {
+            Mode::Interleaved => answer.rounds.values().map(|m| m.throttled).sum(),
+            Mode::Stored => answer.record.measurement().map_or(0, |m| m.throttled),
+        };
+        Timing::of(series, &rounds.iter().flat_map(side).collect::<Vec<_>>(), throttled)
+    };
+    let old = pooled(|(old, _)| old.to_vec(), was);
+    let new = pooled(|(_, new)| new.to_vec(), now);
+    let (Some(old), Some(new)) = (old, new) else {
+        return unclear("no series of samples in common".into());
+    };
+    let invalid = |answer: &Answer<'_>| {
+        let all = answer.rounds.values().copied().chain(answer.record.measurement());
+        all.into_iter().any(|m| m.above_limit)
+    };
     let fewest = old.samples.min(new.samples);
-    let (verdict, reason) = if was.above_limit || now.above_limit {
-        (Unclear, "a time beyond what the device can do is invalid".to_string())
-    } else if fewest < min_samples {
-        (Unclear, format!("too few samples: {fewest} of at least {min_samples}"))
-    } else if !(ratio.is_finite() && ratio > 0.0) {
-        (Unclear, "a median is zero or not a number".to_string())
-    } else if ratio <= 1.0 + effect && ratio >= 1.0 / (1.0 + effect) {
-        (Same, format!("medians within {:.0} %", effect * 100.0))
-    } else if !apart {
-        (Unclear, "medians differ, but the quartile ranges overlap".to_string())
-    } else if ratio > 1.0 {
-        (Slower, format!("{ratio:.2}× the time"))
+    let throttled = old.throttled + new.throttled;
+    let mut judgement = if invalid(was) || invalid(now) {
+        unclear("a time beyond what the device can do is invalid".into())
+    } else if fewest < options.min_samples {
+        let lost = match throttled {
+            0 => String::new(),
+            n => format!(" ({n} were throttled and left out)"),
+        };
+        unclear(format!("too few samples: {fewest} of at least {}{lost}", options.min_samples))
+    } else if mode == Mode::Interleaved && rounds.len() < options.min_rounds {
+        unclear(format!("too few rounds: {} of at least {}", rounds.len(), options.min_rounds))
     } else {
-        (Faster, format!("{ratio:.2}× the time"))
+        let seed = format!("{} {} {}", now.record.variant, now.record.inputs, now.record.case);
+        match statistics::change(&rounds, options.resamples, &seed) {
+            Some(change) => Judgement { change: Some(change), ..unclear("not decided".into()) },
+            None => unclear("a sample is zero or not a number".into()),
+        }
     };
-    Judgement { verdict, reason, times: Some((old, new)) }
+    judgement.effect = options.effect(now.record, place, mode);
+    judgement.rounds = rounds.len();
+    judgement.times = Some((old, new));
+    judgement
 }
 
 /// Why the two sides cannot be compared at all, if so.

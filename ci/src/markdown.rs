@@ -31,11 +31,15 @@ pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
     let options = &verdicts.options;
     let _ = writeln!(
         text,
-        "\n{} questions were skipped by both sides. Slower and faster need medians apart by more than \
-         {:.0} % on a GPU or {:.0} % on a processor and quartile ranges that do not overlap.",
+        "\n{} questions were skipped by both sides; {} samples were left out because the device throttled. \
+         Slower and faster need a change beyond the smallest one that counts for the workload (learned, or \
+         {:.0} % on a GPU and {:.0} % on a processor), a 99 % interval of the ratio that leaves out 1, and a \
+         Mann–Whitney test that survives the control of false discoveries at {:.0} %.",
         verdicts.skipped,
+        verdicts.throttled(),
         options.gpu_effect * 100.0,
-        options.cpu_effect * 100.0
+        options.cpu_effect * 100.0,
+        options.false_discovery * 100.0
     );
     for verdict in Verdict::ALL {
         let of: Vec<&Entry> = verdicts.entries.iter().filter(|e| e.verdict == verdict).collect();
@@ -60,15 +64,16 @@ fn section(text: &mut String, verdict: Verdict, entries: &[&Entry]) {
         })
     };
     let _ = writeln!(text, "\n## {} ({})\n", verdict.name(), entries.len());
-    *text += "| variant | replay | where | why | baseline | now |\n|---|---|---|---|---|---|\n";
+    *text += "| variant | replay | where | why | counts from | baseline | now |\n|---|---|---|---|--:|---|---|\n";
     for entry in entries {
         let _ = writeln!(
             text,
-            "| {} | `touchstone check '{}'` | {} | {} | {} | {} |",
+            "| {} | `touchstone check '{}'` | {} | {} | {} | {} | {} |",
             table_cell(&entry.variant),
             table_cell(&entry.case),
             table_cell(&entry.place.to_string()),
             table_cell(&entry.reason),
+            entry.effect.map_or("–".to_string(), |effect| format!("{:.1} %", effect * 100.0)),
             timing(&entry.baseline),
             timing(&entry.current),
         );

@@ -2,11 +2,15 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use touchstone_bench::record::{Executor, Record};
 
-/// Executor and hardware behind a record. Times compare only between equal places.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+/// Executor, hardware, driver and clocks behind a record. Times compare only between equal places.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(deny_unknown_fields)]
 pub struct Place {
     /// What ran the variant.
     pub executor: Executor,
@@ -14,29 +18,48 @@ pub struct Place {
     pub device: String,
     /// Driver version; none on the processor.
     pub driver: Option<String>,
+    /// SM clock when the run began, to the nearest 90 MHz (six of the steps a GPU's clock takes); none where it
+    /// was not told.
+    pub clock_mhz: Option<u32>,
+    /// Largest SM clock in MHz.
+    pub max_clock_mhz: Option<u32>,
 }
 
 impl Place {
     /// The place of `record`.
     pub fn of(record: &Record) -> Self {
-        let gpu = record.environment.device.as_ref();
-        let (device, driver) = match (record.executor, gpu) {
-            (Executor::Cpu, _) => (record.environment.cpu.clone(), None),
-            (Executor::Cuda, Some(gpu)) => (gpu.name.clone(), Some(gpu.driver.clone())),
-            (Executor::Cuda, None) => ("no CUDA device".to_string(), None),
-            // Costs are the same wherever they are counted.
-            (Executor::Simulator, _) => ("PTX simulator".to_string(), None),
-        };
-        Self { executor: record.executor, device, driver }
+        const STEP_MHZ: u32 = 90;
+        let executor = record.executor;
+        match (executor, &record.environment.device) {
+            (Executor::Cuda, Some(gpu)) => Self {
+                executor,
+                device: gpu.name.clone(),
+                driver: Some(gpu.driver.clone()),
+                clock_mhz: gpu.sm_clock_mhz.map(|mhz| (mhz + STEP_MHZ / 2) / STEP_MHZ * STEP_MHZ),
+                max_clock_mhz: gpu.max_sm_clock_mhz,
+            },
+            (Executor::Cuda, None) => Self::without_driver(executor, "no CUDA device"),
+            // The simulator counts the same on every machine.
+            (Executor::Simulator, _) => Self::without_driver(executor, "PTX simulator"),
+            (Executor::Cpu, _) => Self::without_driver(executor, &record.environment.cpu),
+        }
+    }
+
+    fn without_driver(executor: Executor, device: &str) -> Self {
+        let device = device.to_string();
+        Self { executor, device, driver: None, clock_mhz: None, max_clock_mhz: None }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.device)?;
-        match &self.driver {
-            Some(driver) => write!(f, ", driver {driver}"),
-            None => Ok(()),
+        if let Some(driver) = &self.driver {
+            write!(f, ", driver {driver}")?;
+        }
+        match (self.clock_mhz, self.max_clock_mhz) {
+            (Some(clock), Some(max)) => write!(f, ", {clock} of {max} MHz"),
+            _ => Ok(()),
         }
     }
 }
