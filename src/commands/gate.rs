@@ -7,10 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use touchstone_bench::{
-    Executor, Record,
-    record::{self},
-};
+use touchstone_bench::{Executor, Record, record};
 use touchstone_ci::{
     GateOptions, Mode, Noise,
     Verdict::{Faster, Missing, New, Same, Slower, Unclear, Wrong},
