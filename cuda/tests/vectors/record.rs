@@ -11,7 +11,7 @@ use cudarc::{
 };
 use serde_json::{Value, json};
 
-use super::{family::Family, warps::Warps};
+use super::{family::Family, warps::Group};
 
 /// A parsed file.
 pub struct Recorded {
@@ -84,7 +84,7 @@ fn narrow(words: impl IntoIterator<Item = u64>, width: usize) -> Vec<u8> {
 }
 
 /// Runs all families on device 0 and writes a file of each to `directory`.
-pub fn record(directory: &Path, families: &[Family], groups: &[Warps]) {
+pub fn record(directory: &Path, families: &[Family], groups: &[Box<dyn Group>]) {
     // SAFETY: only looks for the driver's library.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         eprintln!("there is no CUDA driver: nothing is recorded");
@@ -108,7 +108,7 @@ pub fn record(directory: &Path, families: &[Family], groups: &[Warps]) {
         keep(family.name, device.family(family));
     }
     for group in groups {
-        keep(group.name, device.warps(group));
+        keep(group.name(), device.group(group.as_ref()));
     }
     println!("{failures} families failed");
 }
@@ -165,17 +165,17 @@ impl Device {
         json!({ "name": self.name, "cuda": self.driver })
     }
 
-    fn warps(&self, group: &Warps) -> Result<Vec<u8>, String> {
+    fn group(&self, group: &dyn Group) -> Result<Vec<u8>, String> {
         let results = group.run(self)?;
         let entries: Vec<Value> = group
-            .instructions
+            .names()
             .iter()
             .zip(&results)
-            .map(|(instruction, words)| json!([instruction.name, 4, words.len()]))
+            .map(|(name, words)| json!([name, 4, words.len()]))
             .collect();
-        let mut bytes =
-            header("warps", group.name, &self.label(), (group.inputs.len(), 4), &entries);
-        bytes.extend(narrow(group.inputs.iter().map(|word| u64::from(*word)), 4));
+        let inputs = group.inputs();
+        let mut bytes = header("warps", group.name(), &self.label(), (inputs.len(), 4), &entries);
+        bytes.extend(narrow(inputs.iter().map(|word| u64::from(*word)), 4));
         for words in results {
             bytes.extend(narrow(words.into_iter().map(u64::from), 4));
         }

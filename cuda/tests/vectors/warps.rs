@@ -34,6 +34,8 @@ pub enum Kind {
     Product(Product),
     /// `ldmatrix` of so many matrices, and whether transposed.
     Load(usize, bool),
+    /// `stmatrix` of so many matrices, and whether transposed.
+    Store(usize, bool),
 }
 
 /// Instructions that share inputs: 16 words for each lane of each case. Words 0 to 3 are A, 4 and 5 B, 8 to 11 C of
@@ -48,9 +50,37 @@ pub struct Warps {
 const WORDS: usize = 16;
 const CASES: usize = 12;
 
-impl Warps {
-    /// The PTX file: one kernel, one block of a warp for each case. Each instruction writes 4 words a lane.
-    pub fn ptx(&self) -> String {
+/// Instructions that are recorded together: words in, words out.
+pub trait Group: Send {
+    /// Stem of its files.
+    fn name(&self) -> &'static str;
+    /// What all instructions read.
+    fn inputs(&self) -> &[u32];
+    /// Names of the instructions.
+    fn names(&self) -> Vec<String>;
+    /// The PTX file.
+    fn ptx(&self) -> String;
+    /// Runs the group; of each instruction, its words.
+    fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String>;
+    /// What is wrong with a device's results of instruction `index`.
+    fn objections(&self, index: usize, inputs: &[u32], device: &[u32]) -> Vec<String>;
+}
+
+impl Group for Warps {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn inputs(&self) -> &[u32] {
+        &self.inputs
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.instructions.iter().map(|instruction| instruction.name.clone()).collect()
+    }
+
+    /// One kernel, one block of a warp for each case. Each instruction writes 4 words a lane.
+    fn ptx(&self) -> String {
         let mut text = format!(
             "// Every instruction of the group '{}' on every case: one warp each.\n\
              // Written by tests/vectors.rs from its table; TOUCHSTONE_ACCEPT=1 writes it anew.\n\
@@ -75,6 +105,12 @@ impl Warps {
                 Kind::Load(count, _) => {
                     format!("{} {}, [%address];", instruction.name, list("d", 0, count))
                 }
+                Kind::Store(count, _) => format!(
+                    "st.shared.v4.b32 [%own], {{-1, -1, -1, -1}};\n    bar.sync 0;\n    {} [%target], {};\n    \
+                     bar.sync 0;\n    ld.shared.v4.b32 {{%d0, %d1, %d2, %d3}}, [%own];\n    bar.sync 0;",
+                    instruction.name,
+                    list("i", 0, count)
+                ),
             };
             writeln!(text, "    {line}").expect("a string takes text");
             text.push_str("    st.global.v4.b32 [%out], {%d0, %d1, %d2, %d3};\n");
@@ -84,8 +120,7 @@ impl Warps {
         text
     }
 
-    /// Runs the group; of each instruction, its words.
-    pub fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String> {
+    fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String> {
         let text = |error: cudarc::driver::DriverError| format!("{error:?}");
         let stream = &device.stream;
         let module = stream.context().load_module(Ptx::from_src(self.ptx())).map_err(text)?;
@@ -106,19 +141,17 @@ impl Warps {
         Ok(results.chunks(words).map(<[u32]>::to_vec).collect())
     }
 
-    /// What is wrong with a device's results of an instruction.
-    pub fn objections(
-        &self,
-        instruction: &WarpInstruction,
-        inputs: &[u32],
-        device: &[u32],
-    ) -> Vec<String> {
+    fn objections(&self, index: usize, inputs: &[u32], device: &[u32]) -> Vec<String> {
+        let instruction = &self.instructions[index];
         let mut objections = vec![];
         let cases = inputs.chunks(32 * WORDS).zip(device.chunks(32 * 4));
         for (case, (inputs, device)) in cases.enumerate() {
             let found = match instruction.kind {
                 Kind::Product(product) => product_objections(&product, inputs, device),
                 Kind::Load(count, transposed) => load_objections(count, transposed, inputs, device),
+                Kind::Store(count, transposed) => {
+                    store_objections(count, transposed, inputs, device)
+                }
             };
             if let Some(first) = found.first() {
                 let count = found.len();
@@ -135,7 +168,8 @@ fn list(register: &str, first: usize, count: usize) -> String {
     format!("{{{}}}", names.join(", "))
 }
 
-const PROLOGUE: &str = "    .reg .b32 %i<16>, %d<4>, %lane, %case, %index, %cases, %address, %base;
+const PROLOGUE: &str =
+    "    .reg .b32 %i<16>, %d<4>, %lane, %case, %index, %cases, %address, %base, %own, %target;
     .reg .b64 %in, %out, %step;
     .shared .align 128 .b8 memory[2048];
     mov.u32 %lane, %tid.x;
@@ -164,6 +198,11 @@ const PROLOGUE: &str = "    .reg .b32 %i<16>, %d<4>, %lane, %case, %index, %case
     mul.lo.u32 %address, %lane, 80;
     and.b32 %address, %address, 2047;
     add.u32 %address, %address, %base;
+    // Of stmatrix: lane l points at chunk 5 l mod 32, and reads chunk l back.
+    mad.lo.u32 %own, %lane, 16, %base;
+    mul.lo.u32 %target, %lane, 80;
+    and.b32 %target, %target, 511;
+    add.u32 %target, %target, %base;
     mov.b32 %d0, 0;
     mov.b32 %d1, 0;
     mov.b32 %d2, 0;
@@ -272,9 +311,24 @@ fn load_objections(count: usize, transposed: bool, inputs: &[u32], device: &[u32
     objections
 }
 
+fn store_objections(count: usize, transposed: bool, inputs: &[u32], device: &[u32]) -> Vec<String> {
+    let mut memory = [0xff_u8; 512];
+    for (lane, register) in (0..32).flat_map(|lane| (0..count).map(move |r| (lane, r))) {
+        for element in 0..2 {
+            let (row, byte) = matrix::place(lane, element, transposed);
+            let start = matrix::address_lane(register, row) * 80 % 512 + byte;
+            let half = (inputs[lane * WORDS + register] >> (16 * element)) as u16;
+            memory[start..start + 2].copy_from_slice(&half.to_le_bytes());
+        }
+    }
+    let words = memory.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let wrong = words.zip(device).enumerate().filter(|(_, (ours, device))| ours != *device);
+    wrong.map(|(i, (ours, device))| format!("word {i}: {device:#x} instead of {ours:#x}")).collect()
+}
+
 /// Random words of elements of `ty`. Of 12 cases some have near exponents, some far ones, some are full of special
 /// values, some are bits without thought.
-fn draw(ty: Type, case: usize, words: &mut Words) -> u32 {
+pub fn draw(ty: Type, case: usize, words: &mut Words) -> u32 {
     let width = bits(ty);
     (0..32 / width).fold(0, |word, i| word | element(ty, case, words) << (width * i))
 }
@@ -360,7 +414,7 @@ fn group(
 }
 
 /// All groups.
-pub fn all() -> Vec<Warps> {
+pub fn all() -> Vec<Box<dyn Group>> {
     use Type::{Bf16, E4m3, E5m2, F16, F32, S8, S32, Tf32, U8};
     let mut all = vec![
         group("mma_f16", "sm_80", (F16, F16), &[(8, F32, false), (16, F32, false)]),
@@ -372,19 +426,29 @@ pub fn all() -> Vec<Warps> {
         group("mma_e4m3", "sm_89", (E4m3, E4m3), &[(32, F32, false)]),
         group("mma_e5m2", "sm_89", (E5m2, E4m3), &[(32, F32, false)]),
     ];
+    all.push(matrices("ldmatrix", "sm_80", Kind::Load));
+    all.push(matrices("stmatrix", "sm_90", Kind::Store));
+    let mut all: Vec<Box<dyn Group>> =
+        all.into_iter().map(|group| Box::new(group) as Box<dyn Group>).collect();
+    all.push(Box::new(super::warpgroups::group()));
+    all.push(Box::new(super::copies::group()));
+    all
+}
+
+/// `ldmatrix` or `stmatrix` of 1, 2 and 4 matrices, as they are and transposed.
+fn matrices(name: &'static str, target: &'static str, kind: fn(usize, bool) -> Kind) -> Warps {
     let mut words = Words(2024);
-    let loads = [(1, ""), (2, ""), (4, ""), (1, ".trans"), (2, ".trans"), (4, ".trans")];
-    all.push(Warps {
-        name: "ldmatrix",
-        target: "sm_80",
+    let forms = [(1, ""), (2, ""), (4, ""), (1, ".trans"), (2, ".trans"), (4, ".trans")];
+    Warps {
+        name,
+        target,
         inputs: (0..CASES * 32 * WORDS).map(|_| words.next() as u32).collect(),
-        instructions: loads
+        instructions: forms
             .iter()
             .map(|(count, trans)| WarpInstruction {
-                name: format!("ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16"),
-                kind: Kind::Load(*count, !trans.is_empty()),
+                name: format!("{name}.sync.aligned.m8n8.x{count}{trans}.shared.b16"),
+                kind: kind(*count, !trans.is_empty()),
             })
             .collect(),
-    });
-    all
+    }
 }

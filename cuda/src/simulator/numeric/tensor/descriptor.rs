@@ -126,6 +126,20 @@ impl Descriptor {
         let row = address.wrapping_sub(self.base_offset << 7);
         (address ^ ((row >> 3) & mask)) & 0x3_ffff
     }
+
+    /// All elements of an operand of `count` rows along M or N and `k` columns along K, row by row, as
+    /// [`super::Product::multiply`] takes them; `read` is given the address and the size of each.
+    pub fn gather(
+        self,
+        major: Major,
+        bytes: u32,
+        count: u32,
+        k: u32,
+        mut read: impl FnMut(u32, u32) -> u32,
+    ) -> Vec<u32> {
+        let places = (0..count).flat_map(|mn| (0..k).map(move |k| (mn, k)));
+        places.map(|(mn, k)| read(self.address(major, bytes, mn, k), bytes)).collect()
+    }
 }
 
 #[cfg(test)]
