@@ -21,17 +21,30 @@ pub struct Effort {
     pub gpu_samples: usize,
     /// Most samples of a reference on the CPU.
     pub cpu_samples: usize,
-    /// Time after which no further CPU sample is begun.
+    /// Time after which no further CPU sample is begun once there are [`LEAST_SAMPLES`].
     pub cpu_budget: Duration,
+    /// Time after which no further CPU sample is begun at all.
+    pub cpu_patience: Duration,
 }
+
+/// Fewer samples than this allow no verdict on a change: their quartiles are mere extremes.
+const LEAST_SAMPLES: usize = 5;
 
 impl Effort {
     /// For the default run: enough for quartiles.
-    pub const QUICK: Self =
-        Self { gpu_samples: 15, cpu_samples: 7, cpu_budget: Duration::from_millis(300) };
+    pub const QUICK: Self = Self {
+        gpu_samples: 15,
+        cpu_samples: 7,
+        cpu_budget: Duration::from_millis(300),
+        cpu_patience: Duration::from_secs(2),
+    };
     /// For runs that are recorded.
-    pub const FULL: Self =
-        Self { gpu_samples: 31, cpu_samples: 15, cpu_budget: Duration::from_secs(2) };
+    pub const FULL: Self = Self {
+        gpu_samples: 31,
+        cpu_samples: 15,
+        cpu_budget: Duration::from_secs(2),
+        cpu_patience: Duration::from_secs(10),
+    };
 }
 
 /// Times a prepared plan, cold and warm.
@@ -87,9 +100,11 @@ fn is_above_limit(cold_ns: &[f64], work: &Work, limits: Option<&Limits>) -> bool
 pub fn reference(problem: &Problem, effort: Effort) -> anyhow::Result<Measurement> {
     let begin = Instant::now();
     let mut warm_ns = Vec::new();
-    while warm_ns.len() < effort.cpu_samples
-        && (warm_ns.is_empty() || begin.elapsed() < effort.cpu_budget)
-    {
+    let enough = |samples: usize| {
+        let time = if samples < LEAST_SAMPLES { effort.cpu_patience } else { effort.cpu_budget };
+        samples >= effort.cpu_samples || (samples > 0 && begin.elapsed() >= time)
+    };
+    while !enough(warm_ns.len()) {
         let start = Instant::now();
         let outputs = problem.operation.reference(&problem.case, &problem.inputs)?;
         warm_ns.push(start.elapsed().as_secs_f64() * 1e9);

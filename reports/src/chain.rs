@@ -6,7 +6,8 @@ use serde_json::Value;
 use touchstone_bench::text_chain::{Acceptance, Embeddings, LanguageModel, TextChain};
 
 use crate::{
-    chart::{Axis, Chart, Line, Mark, Stroke},
+    axis::Axis,
+    chart::{Chart, Line, Mark, Stroke},
     figures::{Figure, Key},
     units,
 };
@@ -117,7 +118,6 @@ fn curves(
         marks.extend(models.iter().map(|model| Mark {
             slot,
             at: at(model),
-            whisker: None,
             radius: 4.0,
             title: format!(
                 "{smoothing}, order {}: perplexity {}, {}",
@@ -125,7 +125,7 @@ fn curves(
                 units::digits(model.perplexity),
                 units::bytes(model.bytes as f64)
             ),
-            label: None,
+            ..Mark::default()
         }));
         legend.push(Key::series(slot, &smoothing.replace('_', " ")));
     }
@@ -201,10 +201,9 @@ fn loss(embeddings: &Embeddings) -> anyhow::Result<Option<Figure>> {
     let marks = points.iter().map(|&(part, loss)| Mark {
         slot: 1,
         at: (part, loss),
-        whisker: None,
         radius: 2.5,
         title: format!("loss {} after {}", units::digits(loss), units::percent(part)),
-        label: None,
+        ..Mark::default()
     });
     let chart = Chart {
         title: "Loss of word2vec".to_string(),

@@ -1,20 +1,19 @@
 //! Charts as inline SVG. plotters draws axes, grid and lines; marks are added with their exact values as
 //! `<title>`, and colours become classes and variables of the page so that both colour schemes can read them.
 
-use std::{fmt::Write, ops::Range};
+use std::{collections::HashMap, fmt::Write};
 
 use anyhow::anyhow;
-use plotters::{
-    coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter},
-    prelude::*,
-};
+use plotters::prelude::*;
 
-use crate::units;
+use crate::{axis::Axis, names::draw_names};
 
-const WIDTH: u32 = 520;
-const HEIGHT: u32 = 330;
+/// Width of every chart in its own pixels.
+pub const WIDTH: u32 = 520;
+/// Height of every chart in its own pixels.
+pub const HEIGHT: u32 = 330;
 /// Advance of an average character of a label, in pixels.
-const CHARACTER: f64 = 6.7;
+pub const CHARACTER: f64 = 6.7;
 /// Colour classes of the page's style sheet: `s0` to `s9`.
 pub const SLOTS: usize = 10;
 
@@ -24,169 +23,6 @@ const GRID: RGBColor = RGBColor(2, 2, 2);
 const fn stand_in(slot: usize) -> RGBColor {
     RGBColor(3, 0, (slot % SLOTS) as u8)
 }
-
-/// One axis with its ticks.
-#[derive(Clone)]
-pub struct Axis {
-    label: String,
-    log: bool,
-    range: Range<f64>,
-    ticks: Vec<(f64, String)>,
-}
-
-impl Axis {
-    /// A logarithmic axis that holds `values`, ticks written by `format`.
-    pub fn log(label: &str, values: impl Iterator<Item = f64>, format: fn(f64) -> String) -> Self {
-        let range = padded(values);
-        let ticks = decimal_ticks(&range, format);
-        Self { label: label.to_string(), log: true, range, ticks }
-    }
-
-    /// A logarithmic axis of bytes: ticks at powers of two.
-    pub fn bytes(label: &str, values: impl Iterator<Item = f64>) -> Self {
-        let range = padded(values);
-        let (low, high) = (range.start.log2().ceil() as i32, range.end.log2().floor() as i32);
-        let step = ((high - low) / 5 + 1).max(1);
-        let ticks = (low..=high)
-            .filter(|power| power.rem_euclid(step) == 0)
-            .map(|power| 2f64.powi(power))
-            .map(|x| (x, short_bytes(x)))
-            .collect();
-        Self { label: label.to_string(), log: true, range, ticks }
-    }
-
-    /// A logarithmic axis of sizes: ticks at the sizes themselves, as many as fit.
-    pub fn sizes(label: &str, mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        values.dedup();
-        let range = padded(values.iter().copied());
-        let per_log = 400.0 / (range.end / range.start).log10();
-        let mut ticks: Vec<(f64, String)> = Vec::new();
-        let mut free_from = f64::NEG_INFINITY;
-        for x in values {
-            let (at, text) = (x.log10() * per_log, units::size(x));
-            let half = text.len() as f64 * CHARACTER / 2.0 + 4.0;
-            if at - half >= free_from {
-                free_from = at + half;
-                ticks.push((x, text));
-            }
-        }
-        Self { label: label.to_string(), log: true, range, ticks }
-    }
-
-    /// A linear axis from zero, ticks written by `format`.
-    pub fn linear(
-        label: &str,
-        values: impl Iterator<Item = f64>,
-        format: fn(f64) -> String,
-    ) -> Self {
-        let high = values.filter(|v| v.is_finite()).fold(0.0, f64::max);
-        let high = if high > 0.0 { high * 1.06 } else { 1.0 };
-        let step = [1.0, 2.0, 5.0, 10.0]
-            .map(|s| s * 10f64.powf((high / 5.0).log10().floor()))
-            .into_iter()
-            .find(|step| high / step <= 6.0)
-            .unwrap_or(high);
-        let ticks = (0..).map(|i| f64::from(i) * step).take_while(|&x| x <= high);
-        let ticks = ticks.map(|x| (x, format(x))).collect();
-        Self { label: label.to_string(), log: false, range: 0.0..high, ticks }
-    }
-
-    /// A linear axis with a tick at each given position.
-    pub fn ticked(label: &str, range: Range<f64>, ticks: Vec<(f64, String)>) -> Self {
-        Self { label: label.to_string(), log: false, range, ticks }
-    }
-
-    fn share(&self, value: f64) -> f64 {
-        let at = |x: f64| if self.log { x.max(f64::MIN_POSITIVE).log10() } else { x };
-        (at(value) - at(self.range.start)) / (at(self.range.end) - at(self.range.start))
-    }
-
-    fn label_width(&self) -> f64 {
-        let longest = self.ticks.iter().map(|(_, text)| text.chars().count()).max().unwrap_or(0);
-        longest as f64 * CHARACTER
-    }
-}
-
-/// A byte count that is a power of two, without needless digits.
-fn short_bytes(bytes: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let step = ((bytes.log2() / 10.0).floor() as usize).min(units.len() - 1);
-    format!("{} {}", bytes / 1024f64.powi(step as i32), units[step])
-}
-
-/// A range around all positive `values`, at least a factor of four wide.
-fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (low, high) = values
-        .filter(|v| v.is_finite() && *v > 0.0)
-        .fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
-    if high == 0.0 {
-        return 1.0..10.0;
-    }
-    let pad = (high / low).powf(0.07).max((4.0 / (high / low)).sqrt()).max(1.1);
-    low / pad..high * pad
-}
-
-/// Ticks at whole multiples of powers of ten, thinned step by step to powers only until there are at
-/// most seven and their texts fit side by side.
-fn decimal_ticks(range: &Range<f64>, format: fn(f64) -> String) -> Vec<(f64, String)> {
-    let (low, high) = (range.start.log10().floor() as i32, range.end.log10().ceil() as i32);
-    let at = |steps: &[f64], every: i32| -> Vec<(f64, String)> {
-        (low..=high)
-            .filter(|power| power.rem_euclid(every) == 0)
-            .flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)))
-            .filter(|x| range.contains(x))
-            .map(|x| (x, format(x)))
-            .collect()
-    };
-    let width = |text: &String| (text.chars().count() + 2) as f64 * CHARACTER;
-    let fit = |ticks: &[(f64, String)]| {
-        let total: f64 = ticks.iter().map(|(_, text)| width(text)).sum();
-        ticks.len() <= 7 && total <= 0.6 * f64::from(WIDTH)
-    };
-    let choices: [(&[f64], i32); 9] = [
-        (&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], 1),
-        (&[1.0, 2.0, 3.0, 5.0, 7.0], 1),
-        (&[1.0, 2.0, 5.0], 1),
-        (&[1.0, 3.0], 1),
-        (&[1.0], 1),
-        (&[1.0], 2),
-        (&[1.0], 3),
-        (&[1.0], 5),
-        (&[1.0], 10),
-    ];
-    choices
-        .iter()
-        .map(|(steps, every)| at(steps, *every))
-        .find(|ticks| fit(ticks))
-        .unwrap_or_default()
-}
-
-impl Ranged for Axis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let (from, to) = (f64::from(limit.0), f64::from(limit.1));
-        (from + self.share(*value) * (to - from)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.ticks.iter().map(|(at, _)| *at).collect()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.range.clone()
-    }
-}
-
-impl ValueFormatter<f64> for Axis {
-    fn format_ext(&self, value: &f64) -> String {
-        let tick = self.ticks.iter().find(|(at, _)| at == value);
-        tick.map_or_else(String::new, |(_, text)| text.clone())
-    }
-}
-
 /// A line through points, in the colour of a series.
 pub struct Line {
     /// Colour class.
@@ -211,14 +47,17 @@ pub enum Stroke {
 }
 
 /// A mark at one point.
+#[derive(Clone, Default)]
 pub struct Mark {
     /// Colour class; the shape follows from it.
     pub slot: usize,
+    /// Whether only its outline is drawn: another library's result.
+    pub hollow: bool,
     /// Position in the units of the axes.
     pub at: (f64, f64),
     /// Quartiles along the second axis.
     pub whisker: Option<(f64, f64)>,
-    /// Radius in pixels.
+    /// Radius in pixels; 0 draws nothing but the name.
     pub radius: f64,
     /// Exact values, shown on hover and read aloud.
     pub title: String,
@@ -286,34 +125,38 @@ impl Chart {
             let style = stand_in(line.slot).stroke_width(2);
             chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
         }
-        for mark in &self.marks {
-            if let Some((low, high)) = mark.whisker {
-                let ends = [(mark.at.0, low), (mark.at.0, high)];
-                let style = stand_in(mark.slot).stroke_width(1);
-                chart.draw_series(std::iter::once(PathElement::new(ends, style)))?;
-            }
-        }
         let pixel = |at: (f64, f64)| {
             let (x, y) = chart.backend_coord(&at);
             (f64::from(x), f64::from(y))
         };
-        for line in self.lines.iter().filter(|line| line.stroke != Stroke::Solid) {
+        let lies_over = |line: &&Line| line.stroke != Stroke::Solid && line.points.len() > 1;
+        for line in self.lines.iter().filter(lies_over) {
             let class = match line.stroke {
                 Stroke::Front => "front",
                 Stroke::Ladder => "ladder",
                 _ => "limit",
             };
             let _ = write!(overlay, "<polyline class=\"{class}\" points=\"");
-            for (x, y) in line.points.iter().map(|&at| pixel(at)) {
-                let _ = write!(overlay, "{x},{y} ");
-            }
+            let points: Vec<String> =
+                line.points.iter().map(|&at| pixel(at)).map(|(x, y)| format!("{x},{y}")).collect();
+            overlay.push_str(&points.join(" "));
             overlay.push_str("\"/>");
         }
-        let centres: Vec<(f64, f64)> = self.marks.iter().map(|mark| pixel(mark.at)).collect();
-        for (mark, &at) in self.marks.iter().zip(&centres) {
-            draw_mark(overlay, mark, at);
+        for mark in &self.marks {
+            let Some((low, high)) = mark.whisker else { continue };
+            let ((x, top), (_, bottom)) = (pixel((mark.at.0, high)), pixel((mark.at.0, low)));
+            // A shorter one is hidden by its mark.
+            if bottom - top > 2.0 * mark.radius {
+                let slot = mark.slot % SLOTS;
+                let _ =
+                    write!(overlay, "<path class=\"s{slot} whisker\" d=\"M{x} {top}V{bottom}\"/>");
+            }
         }
-        draw_names(overlay, &self.marks, &centres);
+        let marks = gathered(&self.marks, pixel);
+        for (mark, at) in &marks {
+            draw_mark(overlay, mark, *at);
+        }
+        draw_names(overlay, &marks);
         root.present()?;
         drop(chart);
         drop(root);
@@ -321,155 +164,126 @@ impl Chart {
     }
 }
 
+/// Marks with their places in pixels. Marks of one series that would cover each other are one mark that says
+/// so; nothing that could be seen is lost.
+fn gathered(marks: &[Mark], pixel: impl Fn((f64, f64)) -> (f64, f64)) -> Vec<(Mark, (f64, f64))> {
+    let mut gathered: Vec<(Mark, (f64, f64))> = Vec::new();
+    let mut more: Vec<usize> = Vec::new();
+    let mut seen = HashMap::new();
+    for mark in marks {
+        let at = pixel(mark.at);
+        let cell = (mark.slot, mark.hollow, (at.0 / 4.0) as i64, (at.1 / 4.0) as i64);
+        let index = *seen.entry(cell).or_insert(gathered.len());
+        if index == gathered.len() {
+            gathered.push((mark.clone(), at));
+            more.push(0);
+        } else {
+            more[index] += 1;
+        }
+    }
+    for ((mark, _), more) in gathered.iter_mut().zip(more).filter(|(_, more)| *more > 0) {
+        let _ = write!(mark.title, " (and {more} more here)");
+    }
+    gathered
+}
+
 /// Writes a mark: its shape tells series apart where colours do not.
 fn draw_mark(out: &mut String, mark: &Mark, (x, y): (f64, f64)) {
     let (slot, r) = (mark.slot % SLOTS, mark.radius);
-    let title = escape(&mark.title);
-    let shape = match mark.slot % 4 {
-        0 => format!("circle class=\"s{slot}\" cx=\"{x}\" cy=\"{y}\" r=\"{r:.1}\""),
-        1 => format!(
-            "rect class=\"s{slot}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"",
-            x - r * 0.9,
-            y - r * 0.9,
-            r * 1.8,
-            r * 1.8
-        ),
-        2 => format!(
-            "path class=\"s{slot}\" d=\"M{x} {:.1}l{:.1} {:.1}h{:.1}z\"",
-            y - r * 1.2,
-            r * 1.15,
-            r * 2.0,
-            -r * 2.3
-        ),
-        _ => format!(
-            "path class=\"s{slot}\" d=\"M{x} {:.1}l{r:.1} {r:.1}l-{r:.1} {r:.1}l-{r:.1} -{r:.1}z\"",
-            y - r
-        ),
-    };
-    let element = shape.split(' ').next().unwrap_or("path");
-    let _ = write!(out, "<{shape}><title>{title}</title></{element}>");
-}
-
-/// A rectangle in pixels.
-#[derive(Clone, Copy)]
-struct Area {
-    left: f64,
-    top: f64,
-    right: f64,
-    bottom: f64,
-}
-
-impl Area {
-    fn overlaps(&self, other: &Self) -> bool {
-        self.left < other.right
-            && other.left < self.right
-            && self.top < other.bottom
-            && other.top < self.bottom
+    if r == 0.0 {
+        return;
     }
+    let short = |value: f64| {
+        let text = format!("{value:.1}");
+        text.strip_suffix(".0").map_or(text.clone(), str::to_string)
+    };
+    let class = format!("class=\"s{slot}{}\"", if mark.hollow { " peer" } else { "" });
+    let (element, shape) = match mark.slot % 4 {
+        0 => ("circle", format!("cx=\"{x}\" cy=\"{y}\" r=\"{}\"", short(r))),
+        1 => {
+            let (left, top, side) = (short(x - r * 0.9), short(y - r * 0.9), short(r * 1.8));
+            ("rect", format!("x=\"{left}\" y=\"{top}\" width=\"{side}\" height=\"{side}\""))
+        }
+        2 => {
+            let (top, half, height, base) =
+                (short(y - r * 1.2), short(r * 1.15), short(r * 2.0), short(-r * 2.3));
+            ("path", format!("d=\"M{x} {top}l{half} {height}h{base}z\""))
+        }
+        _ => {
+            let (top, r) = (short(y - r), short(r));
+            ("path", format!("d=\"M{x} {top}l{r} {r}l-{r} {r}l-{r} -{r}z\""))
+        }
+    };
+    let title = escape(&mark.title);
+    let _ = write!(out, "<{element} {class} {shape}><title>{title}</title></{element}>");
 }
 
-/// Where a name is written: which mark's, its offset from that mark, and the area it covers.
-struct Name {
-    mark: usize,
-    offset: (f64, f64),
-    area: Area,
-}
-
-/// Puts each name at the first of ten places beside its mark where it covers nothing. A name that fits
-/// nowhere is left out: the legend has it.
-fn arrange(marks: &[Mark], centres: &[(f64, f64)]) -> Vec<Name> {
-    let disc =
-        |(x, y): (f64, f64), r: f64| Area { left: x - r, top: y - r, right: x + r, bottom: y + r };
-    let discs = || marks.iter().zip(centres).map(|(mark, &at)| disc(at, mark.radius + 1.0));
-    let mut names: Vec<Name> = Vec::new();
-    for (index, (mark, &(x, y))) in marks.iter().zip(centres).enumerate() {
-        let Some(label) = &mark.label else { continue };
-        let (width, gap) = (label.chars().count() as f64 * CHARACTER, mark.radius + 4.0);
-        let below = gap + 10.0;
-        // Right, left, above and below on either side, then right and left a little lower or higher: by
-        // the offset of the baseline.
-        let places = [
-            (gap, 4.0),
-            (-gap, 4.0),
-            (2.0, -gap),
-            (2.0, below),
-            (-2.0, -gap),
-            (-2.0, below),
-            (gap, 12.0),
-            (gap, -6.0),
-            (-gap, 12.0),
-            (-gap, -6.0),
-        ];
-        let area = |(dx, dy): (f64, f64)| {
-            let left = if dx > 0.0 { x + dx } else { x + dx - width };
-            Area { left, top: y + dy - 11.0, right: left + width, bottom: y + dy + 3.0 }
-        };
-        let fits = |area: &Area| {
-            area.left > 64.0
-                && area.right < f64::from(WIDTH) - 4.0
-                && area.top > 2.0
-                && area.bottom < f64::from(HEIGHT) - 52.0
-                && !discs().any(|other| other.overlaps(area))
-                && !names.iter().any(|other| other.area.overlaps(area))
-        };
-        let place = places.into_iter().map(|place| (place, area(place))).find(|(_, a)| fits(a));
-        if let Some((offset, area)) = place {
-            names.push(Name { mark: index, offset, area });
+/// Rewrites what plotters draws: classes of the style sheet instead of colours and sizes, and one path for all
+/// lines of the grid and one for all of the axes.
+fn themed(svg: &str) -> String {
+    let (mut grid, mut axes, mut rest) = (String::new(), String::new(), String::new());
+    let svg = svg.replace("\n</text>", "</text>");
+    for element in svg.split_inclusive(">\n").map(str::trim_end) {
+        if element.contains("stroke=\"#020202\"") {
+            let at = |name| attribute(element, name);
+            let _ = write!(grid, "M{} {}L{} {}", at("x1"), at("y1"), at("x2"), at("y2"));
+        } else if element.starts_with("<polyline") && element.contains("\"#010101\"") {
+            let points = attribute(element, "points").trim_end().replace(',', " ");
+            let _ = write!(axes, "M{points}");
+        } else if element.starts_with("<polyline") {
+            let (color, points) = (attribute(element, "stroke"), attribute(element, "points"));
+            let slot = (0..SLOTS).find(|&slot| hex(stand_in(slot)) == color).unwrap_or(0);
+            let points = points.trim_end();
+            let _ = write!(rest, "<polyline class=\"s{slot} line\" points=\"{points}\"/>");
+        } else {
+            rest += element;
         }
     }
-    names
-}
-
-fn draw_names(out: &mut String, marks: &[Mark], centres: &[(f64, f64)]) {
-    for Name { mark, offset: (dx, dy), .. } in arrange(marks, centres) {
-        let ((x, y), mark) = (centres[mark], &marks[mark]);
-        let anchor = if dx > 0.0 { "" } else { " text-anchor=\"end\"" };
-        let _ = write!(
-            out,
-            "<text class=\"name s{}\" x=\"{}\" y=\"{}\"{anchor}>{}</text>",
-            mark.slot % SLOTS,
-            x + dx,
-            y + dy,
-            escape(mark.label.as_deref().unwrap_or_default())
-        );
+    // The style sheet knows the type and how labels of each axis are aligned.
+    for (drawn, themed) in [
+        (" opacity=\"1\"", ""),
+        (" font-family=\"sans-serif\"", ""),
+        (" fill=\"#010101\"", ""),
+        (" dy=\"0.5ex\" text-anchor=\"end\"", " class=\"y\""),
+        (" dy=\"0.76em\" text-anchor=\"middle\"", " class=\"x\""),
+    ] {
+        rest = rest.replace(drawn, themed);
     }
+    let mut parts = rest.split(" font-size=\"");
+    let first = parts.next().unwrap_or_default().to_string();
+    let rest =
+        parts.fold(first, |text, part| text + part.split_once('"').map_or(part, |(_, rest)| rest));
+    format!("<path class=\"grid\" d=\"{grid}\"/><path class=\"axis\" d=\"{axes}\"/>{rest}")
 }
 
-/// Replaces what plotters writes by what the style sheet knows.
-fn themed(svg: &str) -> String {
-    let mut svg = svg
-        .replace(" opacity=\"1\"", "")
-        .replace(" font-family=\"sans-serif\"", "")
-        .replace("\"#010101\"", "\"var(--ink)\"")
-        .replace("\"#020202\"", "\"var(--grid)\"")
-        .replace(">\n", ">");
-    for slot in 0..SLOTS {
-        let RGBColor(r, g, b) = stand_in(slot);
-        svg = svg.replace(
-            &format!("stroke=\"#{r:02X}{g:02X}{b:02X}\""),
-            &format!("class=\"s{slot}\" stroke=\"currentColor\""),
-        );
-    }
-    svg
+fn attribute<'e>(element: &'e str, name: &str) -> &'e str {
+    let value = element.split_once(&format!(" {name}=\""));
+    value.and_then(|(_, rest)| rest.split_once('"')).map_or("", |(value, _)| value)
 }
 
-fn escape(text: &str) -> String {
+fn hex(RGBColor(r, g, b): RGBColor) -> String {
+    format!("#{r:02X}{g:02X}{b:02X}")
+}
+
+/// `text` as the content of an element or attribute.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units;
 
     fn chart() -> Chart {
         let x = [256.0, 1024.0, 4096.0];
         let marks = x.map(|x| Mark {
             slot: 2,
             at: (x, x * 1e3),
-            whisker: Some((x * 900.0, x * 1100.0)),
+            whisker: Some((x * 500.0, x * 3000.0)),
             radius: 4.0,
             title: format!("a < b & c at {x}"),
             label: Some("same name".into()),
+            ..Mark::default()
         });
         Chart {
             title: "time \"against\" size".into(),
@@ -488,33 +302,11 @@ mod tests {
     fn colours_belong_to_the_page_and_texts_are_escaped() {
         let svg = chart().svg().unwrap();
         assert!(!svg.contains('#'), "a fixed colour is left: {svg}");
-        assert!(svg.contains("class=\"s2\" stroke=\"currentColor\""));
+        assert!(svg.contains("<polyline class=\"s2 line\" points="));
         assert!(svg.contains("a &lt; b &amp; c at 256"));
         assert!(svg.starts_with("<svg viewBox") && svg.ends_with("</svg>"));
         assert_eq!(svg.matches("<svg").count(), 1);
         assert_eq!(svg.matches("</svg>").count(), 1);
-    }
-
-    #[test]
-    fn ticks_are_few_and_inside_the_range() {
-        for (low, high) in [(1.0, 1.0), (900.0, 1100.0), (1e-9, 1e9), (1.0, 1e4), (3.0, 40.0)] {
-            let range = padded([low, high].into_iter());
-            let ticks = decimal_ticks(&range, units::tick);
-            assert!((1..=7).contains(&ticks.len()), "{low} to {high}: {ticks:?}");
-            assert!(ticks.iter().all(|(tick, _)| range.contains(tick)));
-        }
-        let decades: Vec<f64> = decimal_ticks(&padded([1.0, 1e4].into_iter()), units::tick)
-            .into_iter()
-            .map(|(tick, _)| tick)
-            .collect();
-        assert_eq!(decades, [1.0, 10.0, 100.0, 1000.0, 10000.0]);
-    }
-
-    #[test]
-    fn byte_ticks_are_powers_of_two() {
-        let axis = Axis::bytes("memory", [1024.0, 1048576.0].into_iter());
-        let ticks: Vec<_> = axis.ticks.iter().map(|(_, text)| text.as_str()).collect();
-        assert_eq!(ticks, ["4 KiB", "32 KiB", "256 KiB"]);
     }
 
     #[test]
@@ -523,32 +315,16 @@ mod tests {
         let mut chart =
             Chart { title: "t".into(), x: axis(), y: axis(), lines: vec![], marks: vec![] };
         chart.svg().unwrap();
-        chart.marks.push(Mark {
-            slot: 0,
-            at: (2.0, 2.0),
-            whisker: None,
-            radius: 4.0,
-            title: String::new(),
-            label: None,
-        });
+        chart.marks.push(Mark { at: (2.0, 2.0), radius: 4.0, ..Mark::default() });
         chart.svg().unwrap();
     }
 
     #[test]
-    fn names_never_cover_each_other() {
-        let mark = |i: usize| Mark {
-            slot: i,
-            at: (1.0, 1.0),
-            whisker: None,
-            radius: 5.0,
-            title: String::new(),
-            label: Some(format!("variant_{i}")),
-        };
-        let marks: Vec<Mark> = (0..12).map(mark).collect();
-        let names = arrange(&marks, &[(200.0, 150.0); 12]);
-        assert!((2..12).contains(&names.len()));
-        for (i, a) in names.iter().enumerate() {
-            assert!(names[i + 1..].iter().all(|b| !a.area.overlaps(&b.area)));
-        }
+    fn marks_that_cover_each_other_are_one_that_counts_them() {
+        let mark = |slot, x| Mark { slot, at: (x, 1.0), radius: 4.0, ..Mark::default() };
+        let marks = [mark(1, 10.0), mark(1, 11.5), mark(2, 10.0), mark(1, 90.0)];
+        let gathered = gathered(&marks, |at| at);
+        let titles: Vec<&str> = gathered.iter().map(|(mark, _)| mark.title.as_str()).collect();
+        assert_eq!(titles, [" (and 1 more here)", "", ""]);
     }
 }

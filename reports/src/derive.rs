@@ -52,7 +52,12 @@ impl<'a> Sheet<'a> {
         let labels = labels(records);
         let mut places: Vec<Place> =
             records.iter().zip(&labels).map(|(r, label)| place(r, label)).collect();
-        places.sort_by(|a, b| b.executor.cmp(&a.executor).then_with(|| a.label.cmp(&b.label)));
+        let rank = |place: &Place| match place.executor {
+            Executor::Cuda => 0,
+            Executor::Simulator => 1,
+            Executor::Cpu => 2,
+        };
+        places.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.label.cmp(&b.label)));
         places.dedup();
         let index_of = |record: &Record, label: &str| {
             let wanted = place(record, label);
@@ -182,7 +187,7 @@ impl<'a> Row<'a> {
 
     /// Whether the variant is another library's.
     pub fn is_peer(&self) -> bool {
-        self.record.variant.starts_with("peer:")
+        is_peer(&self.record.variant)
     }
 
     /// Whether outputs were compared and are right.
@@ -195,6 +200,11 @@ impl<'a> Row<'a> {
         let fields: Vec<String> = self.fields.iter().map(|(k, v)| format!("{k}={v}")).collect();
         fields.join(" ")
     }
+}
+
+/// Whether a variant of this name is another library's.
+pub fn is_peer(variant: &str) -> bool {
+    variant.starts_with("peer:")
 }
 
 /// The least time the limits permit: the longer of moving the bytes and doing the operations.

@@ -3,9 +3,14 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use touchstone_bench::record::{KernelResources, Outcome};
+use touchstone_bench::{
+    record::{KernelResources, Outcome},
+    workload::Workload,
+};
 
 use crate::{
+    cases::{self, CaseLine, Gap, Question, Varying},
+    counters::{self, Counters},
     derive::{Row, Sheet, representative},
     figures::{self, Figure, Slots},
     page::{Counts, executor_name},
@@ -22,6 +27,13 @@ pub struct Operation {
     tally: String,
     places: Vec<AtPlace>,
     slack: Option<Figure>,
+    /// What is wrong, failed or skipped, by reason.
+    gaps: Vec<Gap>,
+    /// Why the cases are asked.
+    questions: Vec<Question>,
+    /// Parameters that all cases share.
+    common: String,
+    cases: Vec<CaseLine>,
 }
 
 /// One operation in one place.
@@ -37,12 +49,14 @@ struct AtPlace {
     left_out: usize,
     tables: Vec<Table>,
     kernels: Vec<Kernel>,
+    counters: Option<Counters>,
 }
 
 /// All variants on the representative case.
 #[derive(Serialize)]
 struct Ladder {
     case: String,
+    anchor: String,
     limits: bool,
     rungs: Vec<Rung>,
 }
@@ -78,19 +92,24 @@ pub fn anchor(op: &str) -> String {
 }
 
 /// The section of the operation that `rows`, which are not empty, belong to.
-pub fn operation(rows: &[&Row<'_>], sheet: &Sheet<'_>) -> anyhow::Result<Operation> {
+pub fn operation(
+    rows: &[&Row<'_>],
+    sheet: &Sheet<'_>,
+    workloads: &[Workload],
+) -> anyhow::Result<Operation> {
     let name = rows[0].record.op();
     let slots = Slots::of(rows);
+    let varying = Varying::of(rows);
     let proven: BTreeSet<usize> =
         rows.iter().filter(|row| row.proven()).map(|row| row.place).collect();
-    let places = proven
+    let mut places: Vec<AtPlace> = proven
         .iter()
         .map(|&place| {
             let here: Vec<&Row> = rows.iter().copied().filter(|row| row.place == place).collect();
-            at_place(&here, &slots, sheet, proven.len() > 1)
+            at_place(&here, &slots, &varying, sheet, proven.len() > 1)
         })
         .collect::<Result<_, _>>()?;
-    let slack = figures::slack(rows, &slots, |row| {
+    let mut slack = figures::slack(rows, &slots, &varying, |row| {
         let variant = &row.record.variant;
         let elsewhere = rows.iter().any(|other| {
             other.record.variant == *variant
@@ -103,18 +122,27 @@ pub fn operation(rows: &[&Row<'_>], sheet: &Sheet<'_>) -> anyhow::Result<Operati
             variant.clone()
         }
     })?;
+    // It belongs with the others; alone only where nothing was right.
+    if let Some(place) = places.first_mut() {
+        place.figures.extend(slack.take());
+    }
     Ok(Operation {
         name: name.to_string(),
         anchor: anchor(name),
         tally: Counts::of(rows.iter().copied()).words(),
         places,
         slack,
+        gaps: cases::gaps(rows, &varying, sheet),
+        questions: cases::questions(rows, workloads),
+        common: varying.common(),
+        cases: cases::lines(rows, &varying, sheet),
     })
 }
 
 fn at_place(
     rows: &[&Row<'_>],
     slots: &Slots<'_>,
+    varying: &Varying<'_>,
     sheet: &Sheet<'_>,
     others: bool,
 ) -> anyhow::Result<AtPlace> {
@@ -123,7 +151,8 @@ fn at_place(
     slots.sort(&mut chosen, |row| &row.record.variant);
     let (sweeps, left_out) = figures::times(rows, slots, &place.label)?;
     let trade = figures::trade(&chosen, slots, &place.label)?;
-    let caches = figures::caches(rows, slots, &place.label)?;
+    let roofline = figures::roofline(rows, slots, varying, &place.label)?;
+    let caches = figures::caches(rows, slots, varying, &place.label)?;
     let timed: Vec<&Row> = rows.iter().copied().filter(|row| row.measurement().is_some()).collect();
     let checked: Vec<&Row> = rows
         .iter()
@@ -133,17 +162,20 @@ fn at_place(
     let tables = [("timed", timed), ("checked, not timed", checked)]
         .into_iter()
         .filter(|(_, rows)| !rows.is_empty())
-        .map(|(what, rows)| table(&format!("{} {what}", units::count(rows.len(), "record")), &rows))
+        .map(|(what, rows)| {
+            table(&format!("{} {what}", units::count(rows.len(), "record")), &rows, varying)
+        })
         .collect();
     Ok(AtPlace {
         label: place.label.clone(),
         executor: executor_name(place.executor),
         minor: others && chosen.len() < 2,
         ladder: (chosen.len() > 1).then(|| ladder(&chosen)).flatten(),
-        figures: trade.into_iter().chain(sweeps).chain(caches).collect(),
+        figures: trade.into_iter().chain(roofline).chain(sweeps).chain(caches).collect(),
         left_out,
         tables,
         kernels: kernels(rows),
+        counters: counters::counters(rows, slots, varying)?,
     })
 }
 
@@ -168,7 +200,8 @@ fn ladder(rows: &[&Row<'_>]) -> Option<Ladder> {
         }
     };
     Some(Ladder {
-        case: first.record.case.clone(),
+        case: first.short_case(),
+        anchor: cases::anchor(&first.record.case),
         limits: rows.iter().any(|row| row.share_of_limit().is_some()),
         rungs: rows.iter().map(rung).collect(),
     })

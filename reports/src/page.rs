@@ -2,15 +2,20 @@
 
 use minijinja::{Environment as Templates, context};
 use serde::Serialize;
-use touchstone_bench::record::{Executor, Outcome};
+use touchstone_bench::{
+    record::{Executor, Outcome},
+    workload::{self, Workload},
+};
 
 use crate::{
     Options,
     chain::{self, Chain},
     derive::{Row, Sheet},
     environments::{self, Machine},
+    figures::Figure,
     operation::{self, Operation},
     problems::{self, Group, Problem},
+    raw,
     summary::{self, Highlights, Summary},
 };
 
@@ -25,6 +30,11 @@ struct Page {
     problems: Vec<Problem>,
     skipped: Vec<Group>,
     machines: Vec<Machine>,
+    /// One figure for each device: all operations under its limits.
+    devices: Vec<Figure>,
+    /// A link that holds all records.
+    raw: String,
+    records: usize,
 }
 
 #[derive(Serialize)]
@@ -40,13 +50,18 @@ pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
         notes: options.notes.clone(),
         summary: summary::summary(sheet),
         highlights: summary::highlights(sheet),
-        algorithms: algorithms(sheet)?,
+        algorithms: algorithms(sheet, &workload::embedded()?)?,
         chain: options.text_chain.as_ref().map(chain::section).transpose()?,
         problems: problems::problems(sheet),
         skipped: problems::skipped(sheet),
         machines: environments::machines(sheet),
+        devices: summary::devices(sheet)?,
+        raw: raw::link(sheet.rows.iter().map(|row| row.record))?,
+        records: sheet.rows.len(),
     };
     let mut templates = Templates::new();
+    templates.set_trim_blocks(true);
+    templates.set_lstrip_blocks(true);
     for (name, text) in [
         ("page.html", include_str!("../templates/page.html")),
         ("parts.html", include_str!("../templates/parts.html")),
@@ -55,14 +70,12 @@ pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
     ] {
         templates.add_template(name, text)?;
     }
-    templates.set_trim_blocks(true);
-    templates.set_lstrip_blocks(true);
     let style = include_str!("../templates/page.css");
     let script = include_str!("../templates/page.js");
     Ok(templates.get_template("page.html")?.render(context! { page, style, script })? + "\n")
 }
 
-fn algorithms(sheet: &Sheet<'_>) -> anyhow::Result<Vec<Algorithm>> {
+fn algorithms(sheet: &Sheet<'_>, workloads: &[Workload]) -> anyhow::Result<Vec<Algorithm>> {
     let mut operations: Vec<(&str, Vec<&Row>)> = Vec::new();
     for row in &sheet.rows {
         match operations.iter_mut().find(|(op, _)| *op == row.record.op()) {
@@ -73,7 +86,7 @@ fn algorithms(sheet: &Sheet<'_>) -> anyhow::Result<Vec<Algorithm>> {
     let mut algorithms: Vec<Algorithm> = Vec::new();
     for (_, rows) in operations {
         let name = rows[0].record.vertical().to_string();
-        let operation = operation::operation(&rows, sheet)?;
+        let operation = operation::operation(&rows, sheet, workloads)?;
         match algorithms.iter_mut().find(|algorithm| algorithm.name == name) {
             Some(algorithm) => algorithm.operations.push(operation),
             None => algorithms.push(Algorithm { name, operations: vec![operation] }),

@@ -3,7 +3,10 @@
 use serde::Serialize;
 use touchstone_bench::record::Outcome;
 
-use crate::derive::{Row, Sheet};
+use crate::{
+    cases::anchor,
+    derive::{Row, Sheet},
+};
 
 /// One wrong result or failed run.
 #[derive(Serialize)]
@@ -12,6 +15,7 @@ pub struct Problem {
     class: &'static str,
     variant: String,
     case: String,
+    anchor: String,
     place: String,
     /// What is wrong.
     reason: String,
@@ -38,6 +42,7 @@ pub fn problems(sheet: &Sheet<'_>) -> Vec<Problem> {
             class,
             variant: row.record.variant.clone(),
             case: row.record.case.clone(),
+            anchor: anchor(&row.record.case),
             place: sheet.places[row.place].label.clone(),
             reason: reason.clone(),
         })

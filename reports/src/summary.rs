@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use touchstone_bench::record::Executor;
 
 use crate::{
     derive::{Row, Sheet, representative},
+    figures::{self, Figure},
     operation::anchor,
     page::{Counts, executor_name},
     units,
@@ -20,11 +22,23 @@ pub struct Summary {
     verdict: String,
     /// What was run.
     scope: String,
-    /// The devices and processors that ran it.
-    places: Vec<String>,
+    /// What each device or processor contributed.
+    places: Vec<AtPlace>,
+    /// Outcomes of what was to be proven.
     counts: Counts,
+    /// Right answers of the references, and of peers.
+    references: usize,
+    peers: usize,
     /// What a reader must know before believing the figures.
     warnings: Vec<String>,
+}
+
+/// What was shown in one place.
+#[derive(Serialize)]
+struct AtPlace {
+    name: String,
+    /// What was proven there, in words.
+    text: String,
 }
 
 /// The fastest variant of each operation in one place.
@@ -36,6 +50,8 @@ pub struct Highlights {
     single: bool,
     /// Whether any row knows its share of the limit.
     limits: bool,
+    /// Whether any row has a peer.
+    peers: bool,
     rows: Vec<Highlight>,
 }
 
@@ -48,48 +64,105 @@ struct Highlight {
     time: String,
     limit: String,
     memory: String,
-    /// Against the first variant of the ladder, and ours against the best peer, in words.
+    /// Speed against the first variant of the ladder.
     gain: String,
+    /// Speed of our fastest against the best peer, and that peer.
+    against_peer: String,
+    peer: String,
     /// What more memory buys, in words.
     buys: String,
 }
 
+/// What is to be proven: a kernel of ours, on a device or in the simulator. References are right by
+/// definition, peers are only compared.
+fn is_claim(row: &Row<'_>) -> bool {
+    row.record.executor != Executor::Cpu && !row.is_peer()
+}
+
 /// Says what was run and whether it is right.
 pub fn summary(sheet: &Sheet<'_>) -> Summary {
-    let counts = Counts::of(sheet.rows.iter());
-    let proven = counts.measured + counts.checked;
+    let claims = || sheet.rows.iter().filter(|row| is_claim(row));
+    let all = Counts::of(sheet.rows.iter());
+    let right = |test: fn(&Row<'_>) -> bool| {
+        sheet.rows.iter().filter(|row| row.proven() && test(row)).count()
+    };
+    let (references, peers) = (
+        right(|row| row.record.executor == Executor::Cpu && !row.is_peer()),
+        right(|row| row.is_peer()),
+    );
+    let proven = claims().filter(|row| row.proven()).count();
     let (class, verdict) = if sheet.rows.is_empty() {
         ("none", "There are no records: nothing was run.".to_string())
-    } else if counts.wrong + counts.failed > 0 {
-        let wrong =
-            (counts.wrong > 0).then(|| format!("{} wrong", units::count(counts.wrong, "result")));
+    } else if all.wrong + all.failed > 0 {
+        let wrong = (all.wrong > 0).then(|| format!("{} wrong", units::count(all.wrong, "result")));
         let failed =
-            (counts.failed > 0).then(|| format!("{} failed", units::count(counts.failed, "run")));
+            (all.failed > 0).then(|| format!("{} failed", units::count(all.failed, "run")));
         let parts: Vec<String> = [wrong, failed].into_iter().flatten().collect();
         ("bad", format!("Not everything is right: {}.", parts.join(", ")))
-    } else if proven == 0 {
-        ("none", format!("Nothing ran: {} skipped.", units::count(counts.skipped, "record")))
-    } else {
+    } else if proven > 0 {
         let text = format!(
-            "Everything that ran is right: {} within the error bounds.",
+            "Every kernel that ran is right: {} proven in {}.",
+            units::count(variants(claims().filter(|row| row.proven())), "kernel variant"),
             units::count(proven, "result")
         );
         ("good", text)
+    } else if references > 0 {
+        let text = "No kernel ran, so none is proven. Only the references did, which are right by \
+                    definition.";
+        ("none", text.to_string())
+    } else {
+        ("none", format!("Nothing ran: {} skipped.", units::count(all.skipped, "record")))
     };
     Summary {
         class,
         verdict,
         scope: scope(sheet),
-        places: sheet
-            .places
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| sheet.rows.iter().any(|r| r.place == *place && r.proven()))
-            .map(|(_, place)| format!("{} ({})", place.label, executor_name(place.executor)))
-            .collect(),
-        counts,
+        places: places(sheet),
+        counts: Counts::of(claims()),
+        references,
+        peers,
         warnings: warnings(sheet),
     }
+}
+
+fn variants<'r, 'a: 'r>(rows: impl Iterator<Item = &'r Row<'a>>) -> usize {
+    rows.map(|row| (row.record.op(), &row.record.variant)).collect::<BTreeSet<_>>().len()
+}
+
+/// What ran in each place that has a result, and when.
+fn places(sheet: &Sheet<'_>) -> Vec<AtPlace> {
+    let at_place = |(place, known): (usize, &crate::derive::Place)| {
+        let right = || sheet.rows.iter().filter(move |row| row.place == place && row.proven());
+        let dates: BTreeSet<&str> =
+            right().map(|row| row.record.environment.date.get(..10).unwrap_or("")).collect();
+        let (first, last) = (dates.first()?, dates.last()?);
+        let mut parts = Vec::new();
+        let proven = right().filter(|row| is_claim(row)).count();
+        if proven > 0 {
+            let kernels = variants(right().filter(|row| is_claim(row)));
+            parts.push(format!(
+                "{} proven in {}",
+                units::count(kernels, "kernel variant"),
+                units::count(proven, "result")
+            ));
+        }
+        let peers = right().filter(|row| row.is_peer()).count();
+        if peers > 0 {
+            parts.push(format!("{} of peers", units::count(peers, "timing")));
+        }
+        let references = right().count() - proven - peers;
+        if references > 0 {
+            let only = if proven == 0 { "no kernels, only " } else { "" };
+            parts.push(format!("{only}{} of the references", units::count(references, "result")));
+        }
+        let mut text = parts.join(", ");
+        if !last.is_empty() {
+            let date = if first == last { last.to_string() } else { format!("{first} to {last}") };
+            text = format!("{text}; {date}");
+        }
+        Some(AtPlace { name: known.label.clone(), text })
+    };
+    sheet.places.iter().enumerate().filter_map(at_place).collect()
 }
 
 fn scope(sheet: &Sheet<'_>) -> String {
@@ -117,7 +190,7 @@ fn warnings(sheet: &Sheet<'_>) -> Vec<String> {
     [
         (invalid, "time is beyond what the device can do: invalid, and nowhere called fast"),
         (throttled, "record lost samples because the device throttled"),
-        (varying, "result was right but did not repeat bit for bit"),
+        (varying, "result was right but did not repeat bit for bit (its variant adds by atomics, or is a peer)"),
         (dirty, "record was made from a source tree with uncommitted changes"),
         (sheet.superseded, "record is left out because a later one answers the same question"),
     ]
@@ -141,35 +214,75 @@ fn plural(text: &str) -> String {
     text.to_string()
 }
 
+/// The rows of each operation's representative case in each place.
+fn stands<'r, 'a>(sheet: &'r Sheet<'a>, place: usize) -> Vec<Vec<&'r Row<'a>>> {
+    let mut ops: Vec<(&str, Vec<&Row>)> = Vec::new();
+    for row in sheet.rows.iter().filter(|row| row.place == place && row.valid_ns().is_some()) {
+        match ops.iter_mut().find(|(op, _)| *op == row.record.op()) {
+            Some((_, rows)) => rows.push(row),
+            None => ops.push((row.record.op(), vec![row])),
+        }
+    }
+    ops.iter().map(|(_, rows)| representative(rows)).collect()
+}
+
 /// The fastest variant of every operation in every place that timed anything.
 pub fn highlights(sheet: &Sheet<'_>) -> Vec<Highlights> {
     let in_place = |(place, known): (usize, &crate::derive::Place)| {
-        let mut ops: Vec<(&str, Vec<&Row>)> = Vec::new();
-        for row in sheet.rows.iter().filter(|row| row.place == place && row.valid_ns().is_some()) {
-            match ops.iter_mut().find(|(op, _)| *op == row.record.op()) {
-                Some((_, rows)) => rows.push(row),
-                None => ops.push((row.record.op(), vec![row])),
-            }
-        }
-        let stands: Vec<Vec<&Row>> = ops.iter().map(|(_, rows)| representative(rows)).collect();
+        let stands = stands(sheet, place);
         let rows: Vec<Highlight> = stands.iter().filter_map(|rows| highlight(rows)).collect();
         (!rows.is_empty()).then(|| Highlights {
             place: known.label.clone(),
             executor: executor_name(known.executor),
             single: stands.iter().all(|rows| rows.len() < 2),
             limits: rows.iter().any(|row| !row.limit.is_empty()),
+            peers: rows.iter().any(|row| !row.peer.is_empty()),
             rows,
         })
     };
     sheet.places.iter().enumerate().filter_map(in_place).collect()
 }
 
+/// One figure for each device: the fastest variant of every operation under the device's limits.
+pub fn devices(sheet: &Sheet<'_>) -> anyhow::Result<Vec<Figure>> {
+    let mut drawn = Vec::new();
+    for (place, known) in sheet.places.iter().enumerate() {
+        let stands = stands(sheet, place);
+        let mut groups: Vec<(&str, Vec<&Row>)> = Vec::new();
+        for rows in &stands {
+            let Some((fastest, _)) = least(rows, |row| row.valid_ns()) else { continue };
+            match groups.iter_mut().find(|(name, _)| *name == fastest.record.vertical()) {
+                Some((_, group)) => group.push(fastest),
+                None => groups.push((fastest.record.vertical(), vec![fastest])),
+            }
+        }
+        drawn.extend(figures::device(&groups, &known.label)?);
+    }
+    Ok(drawn)
+}
+
+fn least<'r, 'a>(
+    rows: &[&'r Row<'a>],
+    value: impl Fn(&Row<'_>) -> Option<f64>,
+) -> Option<(&'r Row<'a>, f64)> {
+    rows.iter().filter_map(|row| Some((*row, value(row)?))).min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
 fn highlight(rows: &[&Row<'_>]) -> Option<Highlight> {
-    let by = |value: fn(&Row<'_>) -> Option<f64>| {
-        rows.iter().filter_map(|row| Some((*row, value(row)?))).min_by(|a, b| a.1.total_cmp(&b.1))
-    };
-    let (fastest, ns) = by(|row| row.valid_ns())?;
-    let buys = by(|row| row.peak_bytes()).map(|(leanest, least)| buys(fastest, ns, leanest, least));
+    let (fastest, ns) = least(rows, |row| row.valid_ns())?;
+    let leanest = least(rows, |row| row.peak_bytes().filter(|_| row.valid_ns().is_some()));
+    let buys = leanest.filter(|_| rows.len() > 1).map(|(row, bytes)| buys(fastest, ns, row, bytes));
+    let best = |peer: bool| least(rows, |row| row.valid_ns().filter(|_| row.is_peer() == peer));
+    let first = rows.iter().find(|row| !row.is_peer());
+    let gain = first
+        .filter(|first| first.record.variant != fastest.record.variant)
+        .and_then(|first| Some((first, first.valid_ns()? / ns)))
+        .map(|(first, ratio)| format!("{} {}", units::times(ratio), first.record.variant));
+    let peer = best(true);
+    let against_peer = best(false)
+        .zip(peer)
+        .map(|((_, own), (_, peer))| units::times(peer / own))
+        .unwrap_or_default();
     Some(Highlight {
         op: fastest.record.op().to_string(),
         anchor: anchor(fastest.record.op()),
@@ -178,34 +291,11 @@ fn highlight(rows: &[&Row<'_>]) -> Option<Highlight> {
         time: units::time(ns),
         limit: fastest.share_of_limit().map(units::percent).unwrap_or_default(),
         memory: fastest.peak_bytes().map(units::bytes).unwrap_or_default(),
-        gain: gain(rows, fastest, ns),
-        buys: if rows.len() > 1 { buys.unwrap_or_default() } else { String::new() },
+        gain: gain.unwrap_or_default(),
+        against_peer,
+        peer: peer.map(|(row, _)| row.record.variant.clone()).unwrap_or_default(),
+        buys: buys.unwrap_or_default(),
     })
-}
-
-/// How the fastest compares with the first variant of the ladder, and where there are peers, ours with theirs.
-fn gain(rows: &[&Row<'_>], fastest: &Row<'_>, ns: f64) -> String {
-    let best = |peer: bool| {
-        rows.iter()
-            .filter(|row| row.is_peer() == peer)
-            .filter_map(|row| Some((row.record.variant.as_str(), row.valid_ns()?)))
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-    };
-    let mut parts = Vec::new();
-    let first = rows.iter().find(|row| !row.is_peer());
-    if let Some((first, first_ns)) = first.and_then(|row| Some((row, row.valid_ns()?)))
-        && first.record.variant != fastest.record.variant
-    {
-        parts.push(format!("{} as fast as {}", units::times(first_ns / ns), first.record.variant));
-    }
-    if let (Some((ours, own_ns)), Some((peer, peer_ns))) = (best(false), best(true)) {
-        parts.push(if peer_ns < own_ns {
-            format!("best of ours: {ours}, {} the time", units::times(own_ns / peer_ns))
-        } else {
-            format!("{} as fast as {peer}", units::times(peer_ns / own_ns))
-        });
-    }
-    parts.join("; ")
 }
 
 /// What the fastest variant gets for the memory that it takes beyond the leanest.
@@ -214,16 +304,12 @@ fn buys(fastest: &Row<'_>, ns: f64, leanest: &Row<'_>, least: f64) -> String {
         return String::new();
     };
     if bytes <= least {
-        return "nothing: the fastest is also the leanest".to_string();
+        return "nothing: the fastest is the leanest".to_string();
     }
-    let price = if bytes / least < 1.01 {
-        "less than 1 % beyond".to_string()
-    } else {
-        units::times(bytes / least)
+    let price = match (bytes / least - 1.0) * 100.0 {
+        more if more < 1.0 => "< 1 % more memory".to_string(),
+        more if more < 100.0 => format!("{more:.0} % more memory"),
+        _ => format!("{} the memory", units::times(bytes / least)),
     };
-    format!(
-        "{price} the memory of {} buys {} the speed",
-        leanest.record.variant,
-        units::times(slow / ns)
-    )
+    format!("{price}: {} the speed of {}", units::times(slow / ns), leanest.record.variant)
 }

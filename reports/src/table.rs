@@ -3,7 +3,11 @@
 use serde::Serialize;
 use touchstone_bench::record::Measurement;
 
-use crate::{derive::Row, units};
+use crate::{
+    cases::{self, Varying},
+    derive::Row,
+    units,
+};
 
 /// A table as the template shows it.
 #[derive(Serialize)]
@@ -24,26 +28,16 @@ pub struct Heading {
 }
 
 /// One cell.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct Cell {
     text: String,
-    /// Number to sort by, when the cell is one.
-    sort: Option<String>,
-    /// Class: `case`, `number` or nothing.
-    class: &'static str,
+    /// Where it leads within the page.
+    anchor: Option<String>,
 }
 
 impl Cell {
     fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), sort: None, class: "" }
-    }
-
-    fn number(value: f64, text: String) -> Self {
-        Self { text, sort: Some(format!("{value:.4e}")), class: "number" }
-    }
-
-    fn empty() -> Self {
-        Self::text("")
+        Self { text: text.into(), anchor: None }
     }
 }
 
@@ -51,33 +45,20 @@ impl Cell {
 struct Column {
     text: &'static str,
     about: &'static str,
-    cell: fn(&Row<'_>) -> Option<Cell>,
+    cell: fn(&Row<'_>) -> Option<String>,
 }
 
 /// All columns. Those that no row of a table fills are left out of it.
 const COLUMNS: &[Column] = &[
     Column {
-        text: "case",
-        about: "replay with touchstone check 'CASE'",
-        cell: |row| Some(Cell { text: row.record.case.clone(), sort: None, class: "case" }),
-    },
-    Column {
         text: "inputs",
         about: "where the inputs came from",
-        cell: |row| (row.record.inputs != "drawn").then(|| Cell::text(&row.record.inputs)),
+        cell: |row| (row.record.inputs != "drawn").then(|| row.record.inputs.clone()),
     },
     Column {
         text: "variant",
         about: "what computed it",
-        cell: |row| Some(Cell::text(&row.record.variant)),
-    },
-    Column {
-        text: "dtype",
-        about: "element type of the case",
-        cell: |row| {
-            let (_, dtype) = row.fields.iter().find(|(key, _)| *key == "dtype")?;
-            Some(Cell::text(*dtype))
-        },
+        cell: |row| Some(row.record.variant.clone()),
     },
     Column {
         text: "median",
@@ -85,7 +66,7 @@ const COLUMNS: &[Column] = &[
         cell: |row| {
             let ns = row.median_ns()?;
             let note = if row.invalid() { " (invalid)" } else { "" };
-            Some(Cell::number(ns, units::time(ns) + note))
+            Some(units::time(ns) + note)
         },
     },
     Column {
@@ -93,17 +74,13 @@ const COLUMNS: &[Column] = &[
         about: "25th to 75th percentile",
         cell: |row| {
             let time = row.time?;
-            let text = format!("{} – {}", units::time(time.q1), units::time(time.q3));
-            Some(Cell::number(time.q3 - time.q1, text))
+            Some(format!("{} – {}", units::time(time.q1), units::time(time.q3)))
         },
     },
     Column {
         text: "warm",
         about: "median time with warm caches",
-        cell: |row| {
-            let ns = row.cold.and(row.warm)?.median;
-            Some(Cell::number(ns, units::time(ns)))
-        },
+        cell: |row| Some(units::time(row.cold.and(row.warm)?.median)),
     },
     Column {
         text: "samples",
@@ -116,84 +93,87 @@ const COLUMNS: &[Column] = &[
             } else {
                 String::new()
             };
-            Some(Cell::number(n as f64, format!("{n}{note}")))
+            Some(format!("{n}{note}"))
         },
     },
     Column {
         text: "GB/s",
         about: "compulsory bytes over median time",
-        cell: |row| row.rate(|work| work.bytes).map(|v| Cell::number(v, units::bandwidth(v))),
+        cell: |row| row.rate(|work| work.bytes).map(units::bandwidth),
     },
     Column {
         text: "TFLOP/s",
         about: "operations by formula over median time",
-        cell: |row| row.rate(|work| work.flops).map(|v| Cell::number(v, units::flops(v))),
+        cell: |row| row.rate(|work| work.flops).map(units::flops),
     },
     Column {
         text: "items",
         about: "items over median time",
         cell: |row| {
             let unit = &row.record.work.as_ref()?.item_unit;
-            row.rate(|work| work.items).map(|v| Cell::number(v, units::items(v, unit)))
+            row.rate(|work| work.items).map(|v| units::items(v, unit))
         },
     },
     Column {
         text: "of limit",
         about: "the least time the device's measured limits permit over the median",
-        cell: |row| row.share_of_limit().map(|v| Cell::number(v, units::percent(v))),
+        cell: |row| row.share_of_limit().map(units::percent),
     },
     Column {
         text: "peak memory",
         about: "most device memory held at once; on a processor, inputs and outputs",
-        cell: |row| row.peak_bytes().map(|v| Cell::number(v, units::bytes(v))),
+        cell: |row| row.peak_bytes().map(units::bytes),
     },
     Column {
         text: "workspace",
         about: "the part of it that the variant needs besides inputs and outputs",
         cell: |row| {
             let bytes = row.measurement().map(|m: &Measurement| m.workspace_bytes)?;
-            (bytes > 0).then(|| Cell::number(bytes as f64, units::bytes(bytes as f64)))
+            (bytes > 0).then(|| units::bytes(bytes as f64))
         },
     },
     Column {
         text: "worst error",
         about: "largest error as a share of its bound",
-        cell: |row| row.worst_share().map(|v| Cell::number(v, units::error(v))),
+        cell: |row| row.worst_share().map(units::error),
     },
     Column {
         text: "repeats",
         about: "whether a second run gave the same bits",
         cell: |row| {
             let agreement = row.record.agreement()?;
-            (!agreement.repeatable).then(|| Cell::text("other bits"))
+            (!agreement.repeatable).then(|| "other bits".to_string())
         },
     },
     Column {
         text: "against peer",
         about: "time over the best peer's on the same case and device: below 1 is faster",
-        cell: |row| row.peer_ratio.map(|v| Cell::number(v, units::times(v))),
-    },
-    Column {
-        text: "clock",
-        about: "what the samples were taken with",
-        cell: |row| row.measurement().map(|m| Cell::text(&m.clock)),
+        cell: |row| row.peer_ratio.map(units::times),
     },
 ];
 
-/// A table of `rows`, which all ran in the same place.
-pub fn table(heading: &str, rows: &[&Row<'_>]) -> Table {
+/// A table of `rows`, which all ran in the same place. A case is told by the parameters in which it differs
+/// from the others, and leads to its line in the list of cases.
+pub fn table(heading: &str, rows: &[&Row<'_>], varying: &Varying<'_>) -> Table {
     let filled: Vec<&Column> = COLUMNS
         .iter()
         .filter(|column| rows.iter().any(|row| (column.cell)(row).is_some()))
         .collect();
+    let case = Heading {
+        text: "case",
+        about: "its number in the list of cases, and what tells it from the others",
+    };
+    let cells = |row: &&Row<'_>| {
+        let anchor = Some(cases::anchor(&row.record.case));
+        let case = Cell { text: format!("{} {}", varying.number(row), varying.text(row)), anchor };
+        let others = filled.iter().map(|c| (c.cell)(row).map_or_else(Cell::default, Cell::text));
+        std::iter::once(case).chain(others).collect()
+    };
     Table {
         heading: heading.to_string(),
-        columns: filled.iter().map(|c| Heading { text: c.text, about: c.about }).collect(),
-        rows: rows
-            .iter()
-            .map(|row| {
-                filled.iter().map(|column| (column.cell)(row).unwrap_or_else(Cell::empty)).collect()
-            })
+        columns: std::iter::once(case)
+            .chain(filled.iter().map(|c| Heading { text: c.text, about: c.about }))
             .collect(),
+        rows: rows.iter().map(cells).collect(),
     }
 }

@@ -69,6 +69,25 @@ pub fn flops(flops_per_s: f64) -> String {
     digits(flops_per_s / 1e12)
 }
 
+/// Operations per second with their unit: `59.3 TFLOP/s`.
+pub fn flop_rate(flops_per_s: f64) -> String {
+    let prefixes = [(1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1.0, "FLOP/s")];
+    scaled(flops_per_s, &prefixes)
+}
+
+/// A rate on an axis: `10 T`.
+pub fn tick_rate(per_s: f64) -> String {
+    let text =
+        scaled(per_s, &[(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]);
+    let (number, prefix) = text.split_once(' ').unwrap_or((&text, ""));
+    format!("{} {prefix}", without_zeros(number)).trim_end().to_string()
+}
+
+/// A large number on an axis: `300`, `10k`.
+pub fn tick_count(value: f64) -> String {
+    if value < 1e4 { tick(value) } else { tick_rate(value).replace(' ', "") }
+}
+
 /// Items per second with their unit.
 pub fn items(per_s: f64, unit: &str) -> String {
     let prefixes = [(1e12, "T "), (1e9, "G "), (1e6, "M "), (1e3, "k "), (1.0, "")];
