@@ -1,15 +1,37 @@
 //! The simulator: executes the committed PTX on the CPU, so that every machine can check every kernel.
 //!
-//! - [`cost`]: exact counts of what kernels did
-//! - [`race`]: data races
-//! - [`types`]: PTX's types and rounding modes
-//! - [`fault`]: what it finds wrong with a kernel, and where
+//! - [`parse`]: PTX text into statements
+//! - [`kernel`]: statements into instructions with names resolved and memory laid out
+//! - [`instructions`]: what instructions do, one file for each family
 //! - [`numeric`]: what each instruction computes, as pure functions on bits
+//! - [`registers`], [`memory`], [`shared`]: what they do it to
+//! - [`warp`], [`execute`], [`block`], [`launch`]: in which order, from 32 lanes up to the grid
 //! - [`monitor`]: what watches a run: race detection and exact costs plug in here
+//! - [`race`]: data races
+//! - [`cost`]: exact counts of what kernels did
+//! - [`fault`]: what it finds wrong with a kernel, and where
+//! - [`types`]: PTX's types and rounding modes
+//!
+//! A [`Simulator`] prepares a [`crate::Plan`] as the GPU does, and what it prepares is run, poisoned and
+//! read back in the same way.
 
+mod block;
 pub mod cost;
+mod execute;
 pub mod fault;
+pub mod instructions;
+pub mod kernel;
+mod launch;
+pub mod memory;
 pub mod monitor;
 pub mod numeric;
+pub mod parse;
+mod prepared;
 pub mod race;
+pub mod registers;
+pub mod shared;
 pub mod types;
+mod warp;
+
+pub use fault::Fault;
+pub use prepared::{Prepared, Simulator};

@@ -23,7 +23,8 @@ pub enum Poison {
 }
 
 impl Poison {
-    const fn byte(self) -> u8 {
+    /// The byte that fills the payload.
+    pub const fn byte(self) -> u8 {
         match self {
             Self::Nan => 0xFF,
             Self::Huge => 0x7F,

@@ -1,0 +1,232 @@
+//! A block: its warps, shared memory and barriers, and in which order the warps run.
+//!
+//! One warp runs until it waits or its turn is over, then the next: the order is always the same, and with it
+//! everything that a kernel computes, even when its threads race.
+
+use super::{
+    execute::{BARRIERS, BarrierState, Context, LaunchState},
+    fault::{Fault, FaultKind, Hazard, Place, Space},
+    memory::Cells,
+    monitor::{Monitor, Site},
+    registers::{FULL, Position, Registers},
+    shared::Shared,
+    warp::{Stop, Trouble, Warp},
+};
+
+/// Instructions of a warp's turn.
+const TURN: u32 = 4096;
+
+/// Whether a block goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All its threads have exited.
+    Done,
+    /// It has issued its share of instructions.
+    Working {
+        /// Whether anything changed that another thread could wait for.
+        changed: bool,
+        /// Instructions issued.
+        issued: u64,
+    },
+}
+
+/// One block.
+#[derive(Debug)]
+pub struct Block {
+    /// Linear index in the grid.
+    index: u64,
+    warps: Vec<Warp>,
+    shared: Shared,
+    barriers: [BarrierState; BARRIERS],
+    live: Vec<u32>,
+}
+
+impl Block {
+    /// Space for a block of a launch.
+    pub fn new(launch: &LaunchState<'_>) -> Self {
+        let threads = launch.block.iter().product::<u32>();
+        let warps = threads.div_ceil(32);
+        let kernel = launch.kernel;
+        let warp = |index: u32| {
+            let mut registers = Registers::new(kernel.counts);
+            let [x, y, _] = launch.block;
+            let thread = |lane: usize| index * 32 + lane as u32;
+            registers.position = Position {
+                tid: [
+                    std::array::from_fn(|lane| thread(lane) % x),
+                    std::array::from_fn(|lane| thread(lane) / x % y),
+                    std::array::from_fn(|lane| thread(lane) / (x * y)),
+                ],
+                ntid: launch.block,
+                ctaid: [0; 3],
+                nctaid: launch.grid,
+                warp: index,
+                shared_bytes: [
+                    (launch.shared_bytes - kernel.static_shared_bytes) as u32,
+                    launch.shared_bytes as u32,
+                ],
+                clock: 0,
+            };
+            let local = match kernel.local_bytes {
+                0 => Vec::new(),
+                bytes => (0..32).map(|_| Cells::new(bytes)).collect(),
+            };
+            let live = FULL >> (32 - (threads - index * 32).min(32));
+            Warp::new(index, registers, local, live)
+        };
+        let warps: Vec<Warp> = (0..warps).map(warp).collect();
+        Self {
+            index: 0,
+            live: warps.iter().map(|warp| warp.live).collect(),
+            warps,
+            shared: Shared::new(launch.shared_bytes),
+            barriers: std::array::from_fn(|_| BarrierState::default()),
+        }
+    }
+
+    /// Becomes block `index` of the grid, before its first instruction.
+    pub fn start(&mut self, launch: &LaunchState<'_>, index: u64) {
+        self.index = index;
+        let threads = launch.block.iter().product::<u32>();
+        let ctaid = coordinates(index, launch.grid);
+        for warp in &mut self.warps {
+            warp.reset(FULL >> (32 - (threads - warp.index * 32).min(32)));
+            warp.registers.position.ctaid = ctaid;
+            self.live[warp.index as usize] = warp.live;
+        }
+        self.shared.reset();
+        self.barriers = std::array::from_fn(|_| BarrierState::default());
+    }
+
+    /// Runs about `budget` instructions.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn run<M: Monitor>(
+        &mut self,
+        launch: &LaunchState<'_>,
+        monitor: &mut M,
+        budget: u64,
+    ) -> Result<Progress, Box<Fault>> {
+        let (mut issued, mut changed) = (0, false);
+        while issued < budget {
+            let mut moved = false;
+            for at in 0..self.warps.len() {
+                let warp = &mut self.warps[at];
+                if warp.live == 0 {
+                    continue;
+                }
+                let before = warp.registers.position.clock;
+                let mut progress = false;
+                let mut context = Context {
+                    launch,
+                    monitor: &mut *monitor,
+                    shared: &mut self.shared,
+                    barriers: &mut self.barriers,
+                    live: &mut self.live,
+                    block: self.index,
+                    progress: &mut progress,
+                };
+                let outcome = warp.run(&mut context, TURN);
+                issued += warp.registers.position.clock - before;
+                let stop = outcome.map_err(|trouble| self.fault(launch, at, trouble))?;
+                moved |= stop != Stop::Blocked || progress;
+                changed |= progress;
+            }
+            if self.warps.iter().all(|warp| warp.live == 0) {
+                return Ok(Progress::Done);
+            }
+            if !moved {
+                return Err(self.deadlock(launch, monitor));
+            }
+        }
+        Ok(Progress::Working { changed, issued })
+    }
+
+    /// All warps wait and nothing can release them.
+    fn deadlock<M: Monitor>(&mut self, launch: &LaunchState<'_>, monitor: &mut M) -> Box<Fault> {
+        let waits = |warp: &&Warp| warp.live != 0;
+        let of_lanes = self.warps.iter().find(|warp| {
+            warp.live != 0 && warp.waiting().is_some_and(|g| g.wait == super::warp::Wait::Lanes)
+        });
+        let warp = of_lanes.or_else(|| self.warps.iter().find(waits)).map_or(0, |w| w.index);
+        let group = self.warps[warp as usize].waiting().copied();
+        let Some(group) = group else {
+            let hazard = Box::new(Hazard::new(FaultKind::Deadlock, "no thread can go on"));
+            return self.fault(launch, warp as usize, Trouble { pc: 0, lanes: 1, hazard });
+        };
+        if group.wait == super::warp::Wait::Lanes {
+            let mut progress = false;
+            let context = Context {
+                launch,
+                monitor,
+                shared: &mut self.shared,
+                barriers: &mut self.barriers,
+                live: &mut self.live,
+                block: self.index,
+                progress: &mut progress,
+            };
+            let trouble = self.warps[warp as usize].never_gathers(&context, group);
+            return self.fault(launch, warp as usize, trouble);
+        }
+        let note = "some threads wait at this barrier, others never come to it";
+        let hazard = Box::new(Hazard::new(FaultKind::DivergentBarrier, note));
+        let trouble = Trouble { pc: group.pc.saturating_sub(1), lanes: group.lanes, hazard };
+        self.fault(launch, warp as usize, trouble)
+    }
+
+    /// The fault of a block that runs and runs while nothing changes.
+    pub fn spins(&self, launch: &LaunchState<'_>) -> Box<Fault> {
+        let warp = self.warps.iter().position(|warp| warp.live != 0).unwrap_or(0);
+        let (pc, lanes) =
+            self.warps[warp].waiting().map_or((0, 1), |group| (group.pc, group.lanes));
+        let note = "it runs on, and nothing it could wait for changes";
+        let hazard = Box::new(Hazard::new(FaultKind::Deadlock, note));
+        self.fault(launch, warp, Trouble { pc, lanes, hazard })
+    }
+
+    fn fault(&self, launch: &LaunchState<'_>, warp: usize, trouble: Trouble) -> Box<Fault> {
+        let lane = trouble.hazard.lane.unwrap_or(trouble.lanes.trailing_zeros() & 31);
+        let site = Site { pc: trouble.pc, block: self.index, warp: warp as u32 };
+        fault(launch, site, lane, *trouble.hazard)
+    }
+}
+
+/// x, y, z of a linear index, x fastest.
+pub fn coordinates(index: u64, size: [u32; 3]) -> [u32; 3] {
+    let [x, y, _] = size.map(u64::from);
+    [(index % x) as u32, (index / x % y) as u32, (index / (x * y)) as u32]
+}
+
+/// A hazard with everything that is known of its place.
+pub fn fault(launch: &LaunchState<'_>, site: Site, lane: u32, hazard: Hazard) -> Box<Fault> {
+    let kernel = launch.kernel;
+    let instruction = &kernel.instructions[site.pc as usize];
+    let memory = hazard.address.map(|(space, address)| {
+        let buffer = match space {
+            Space::Global | Space::Const => launch
+                .global
+                .locate(address)
+                .map(|(region, offset)| (region.info.name.clone(), offset)),
+            Space::Shared => {
+                let before = |v: &&super::kernel::SharedVariable| v.offset as u64 <= address;
+                let variable = kernel.shared.iter().rev().find(before);
+                variable.map(|v| (v.name.clone(), (address - v.offset as u64) as i64))
+            }
+            Space::Local | Space::Param => None,
+        };
+        Place { space, address, buffer }
+    });
+    Box::new(Fault {
+        kind: hazard.kind,
+        module: kernel.module.clone(),
+        kernel: kernel.name.clone(),
+        line: None,
+        ptx_line: instruction.line,
+        instruction: instruction.text.replace('\t', " "),
+        block: coordinates(site.block, launch.grid),
+        thread: coordinates(u64::from(site.warp * 32 + lane), launch.block),
+        memory,
+        note: hazard.note,
+    })
+}

@@ -1,0 +1,48 @@
+//! Control flow (chapter 9.7.11) and what changes no state: hints (9.7.18).
+
+use super::{Decoded, Decoding, Form, Op, Refusal};
+use crate::simulator::{monitor::Class, types::Type};
+
+/// Decodes by opcode.
+pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
+    let op = match form.head {
+        "bra" => {
+            form.takes("uni");
+            Op::Branch(form.label(0)?)
+        }
+        "brx" => {
+            form.takes("idx");
+            form.takes("uni");
+            Op::BranchIndexed(form.source(0)?, form.label_list(1)?)
+        }
+        "ret" | "exit" => {
+            form.takes("uni");
+            Op::Exit
+        }
+        "trap" => Op::Trap,
+        "nanosleep" => {
+            form.kind()?;
+            Op::Nothing
+        }
+        // How many registers a warp may use has no meaning here: each has as many as it names.
+        "setmaxnreg" => {
+            let known = (form.takes("inc") || form.takes("dec"))
+                && form.takes("sync")
+                && form.takes("aligned")
+                && form.kind()? == Type::U32;
+            if !known {
+                return Err(Refusal::Unknown);
+            }
+            Op::Nothing
+        }
+        // Launches of a plan run one after the other: there is never anything to wait for.
+        "griddepcontrol" => {
+            if !form.takes("wait") && !form.takes("launch_dependents") {
+                return Err(Refusal::Unknown);
+            }
+            Op::Nothing
+        }
+        _ => return Err(Refusal::Unknown),
+    };
+    Ok(Decoded::new(op, Class::Control))
+}

@@ -1,0 +1,247 @@
+//! A plan with memory of its own, ready to run as often as one likes.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{anyhow, ensure};
+use touchstone_reference::{Tensor, Tensors};
+
+use super::{
+    execute::LaunchState,
+    kernel::{Error, Kernel},
+    launch::launch,
+    memory::{Cells, Global, Region, State, buffer_address, variable_address},
+    monitor::{BufferInfo, Monitor},
+};
+use crate::{
+    gpu::Poison,
+    plan::{Arg, Launch, Plan, Role, Step},
+    ptx,
+};
+
+/// Shared memory of a block beyond which a device of compute capability 9.0 refuses a launch.
+const MOST_SHARED_BYTES: usize = 227 * 1024;
+
+/// Executes the committed PTX on the CPU.
+#[derive(Debug)]
+pub struct Simulator {
+    threads: usize,
+    replaced: HashMap<String, String>,
+    kernels: Mutex<HashMap<(String, String), Arc<Kernel>>>,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Simulator {
+    /// A simulator that uses all cores of the host.
+    pub fn new() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, replaced: HashMap::new(), kernels: Mutex::default() }
+    }
+
+    /// The same on so many host threads.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// The same with another PTX text for a module: a mutant, or a kernel that is not committed.
+    #[must_use]
+    pub fn with_module(mut self, stem: &str, text: impl Into<String>) -> Self {
+        self.replaced.insert(stem.to_string(), text.into());
+        self
+    }
+
+    /// A kernel, decoded once.
+    ///
+    /// # Errors
+    /// If there is no such kernel, or the simulator does not know one of its instructions.
+    pub fn kernel(&self, module: &str, symbol: &str) -> Result<Arc<Kernel>, Error> {
+        let key = (module.to_string(), symbol.to_string());
+        if let Some(kernel) = self.kernels.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+        {
+            return Ok(kernel.clone());
+        }
+        let text = match self.replaced.get(module) {
+            Some(text) => text,
+            None => ptx::module(module).ok_or_else(|| Error::NoModule(module.to_string()))?,
+        };
+        let kernel = Arc::new(Kernel::new(module, text, symbol)?);
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(kernels.entry(key).or_insert(kernel).clone())
+    }
+
+    /// Gives a plan its memory and decodes its kernels.
+    ///
+    /// # Errors
+    /// As [`Simulator::kernel`], or if a launch does not fit its kernel.
+    pub fn prepare<'p>(&'p self, plan: &'p Plan) -> anyhow::Result<Prepared<'p>> {
+        let mut variables: HashMap<String, Vec<Region>> = HashMap::new();
+        let mut kernels = Vec::new();
+        for step in plan.steps() {
+            let Step::Launch(launch) = step else {
+                kernels.push(None);
+                continue;
+            };
+            let kernel = self.kernel(launch.module, &launch.symbol)?;
+            fits(&kernel, launch)?;
+            variables.entry(launch.module.to_string()).or_insert_with(|| module_variables(&kernel));
+            kernels.push(Some(kernel));
+        }
+        let regions = plan.buffers().iter().enumerate().map(|(index, buffer)| {
+            let bytes = buffer.bytes();
+            let mut cells = Cells::new(bytes);
+            if let Role::Input(tensor) = &buffer.role {
+                cells.upload(tensor.as_bytes());
+            }
+            let address = buffer_address(index);
+            let info = BufferInfo { name: buffer.name.clone(), address, bytes };
+            Region { info, cells, read_only: false }
+        });
+        let buffers = RefCell::new(regions.collect());
+        Ok(Prepared { simulator: self, plan, kernels, buffers, variables })
+    }
+}
+
+fn module_variables(kernel: &Kernel) -> Vec<Region> {
+    let region = |(index, variable): (usize, &super::kernel::ModuleVariable)| {
+        let mut cells = Cells::new(variable.bytes);
+        // Variables without an initialiser are zero.
+        cells.fill(0, State::Written);
+        cells.upload(&variable.initial);
+        let (name, bytes) = (variable.name.clone(), variable.bytes);
+        let info = BufferInfo { name, address: variable_address(index), bytes };
+        Region { info, cells, read_only: variable.read_only }
+    };
+    kernel.variables.iter().enumerate().map(region).collect()
+}
+
+fn fits(kernel: &Kernel, launch: &Launch) -> anyhow::Result<()> {
+    let name = format!("kernel '{}' in '{}'", launch.symbol, launch.module);
+    let given: Vec<usize> = launch.args.iter().map(|arg| arg.bytes()).collect();
+    let taken: Vec<usize> = kernel.params.iter().map(|&(_, bytes)| bytes).collect();
+    ensure!(given == taken, "{name} takes parameters of {taken:?} bytes, given {given:?}");
+    let threads: usize = launch.block.iter().map(|&n| n as usize).product();
+    let most = kernel.max_threads.unwrap_or(1024);
+    ensure!(threads <= most, "{name} takes {most} threads, given {threads}");
+    let shared = kernel.static_shared_bytes + launch.shared_bytes as usize;
+    ensure!(shared <= MOST_SHARED_BYTES, "{name} needs {shared} bytes of shared memory");
+    Ok(())
+}
+
+/// A plan with its memory.
+#[derive(Debug)]
+pub struct Prepared<'p> {
+    simulator: &'p Simulator,
+    plan: &'p Plan,
+    /// The kernel of each step that launches one.
+    kernels: Vec<Option<Arc<Kernel>>>,
+    buffers: RefCell<Vec<Region>>,
+    variables: HashMap<String, Vec<Region>>,
+}
+
+impl Prepared<'_> {
+    /// Fills outputs and scratch with a pattern; reading one of those bytes before it is written is a fault.
+    pub fn poison(&self, poison: Poison) {
+        let mut buffers = self.buffers.borrow_mut();
+        for (buffer, region) in self.plan.buffers().iter().zip(&mut *buffers) {
+            if !matches!(buffer.role, Role::Input(_)) {
+                region.cells.fill(poison.byte(), State::Fresh);
+            }
+        }
+    }
+
+    /// Runs all steps, watched by a monitor.
+    ///
+    /// # Errors
+    /// The first [`super::fault::Fault`].
+    pub fn run_watched<M: Monitor>(&self, monitor: &mut M) -> anyhow::Result<()> {
+        for (step, kernel) in self.plan.steps().iter().zip(&self.kernels) {
+            match (step, kernel) {
+                (Step::Fill(buffer, byte), _) => {
+                    let mut buffers = self.buffers.borrow_mut();
+                    let region = buffers.get_mut(buffer.0).ok_or_else(|| anyhow!("no buffer"))?;
+                    region.cells.fill(*byte, State::Written);
+                }
+                (Step::Launch(launch), Some(kernel)) => self.launch(launch, kernel, monitor)?,
+                (Step::Launch(_), None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs all steps, unwatched.
+    ///
+    /// # Errors
+    /// As [`Prepared::run_watched`].
+    pub fn run(&self) -> anyhow::Result<()> {
+        self.run_watched(&mut ())
+    }
+
+    fn launch<M: Monitor>(
+        &self,
+        step: &Launch,
+        kernel: &Kernel,
+        monitor: &mut M,
+    ) -> anyhow::Result<()> {
+        let buffers = self.buffers.borrow();
+        let params = Cells::new(kernel.param_bytes);
+        for (arg, &(offset, bytes)) in step.args.iter().zip(&kernel.params) {
+            let bits = match *arg {
+                Arg::Buffer(id, offset) => buffer_address(id.0) + offset as u64,
+                Arg::Null => 0,
+                Arg::I32(value) => u64::from(value as u32),
+                Arg::U32(value) => u64::from(value),
+                Arg::I64(value) => value as u64,
+                Arg::U64(value) => value,
+                Arg::F32(value) => u64::from(value.to_bits()),
+                Arg::F64(value) => value.to_bits(),
+            };
+            params.store(offset, bytes, bits);
+        }
+        let variables = self.variables.get(step.module).map_or(&[][..], Vec::as_slice);
+        let state = LaunchState {
+            kernel,
+            global: Global { buffers: &buffers, variables },
+            params: &params,
+            grid: step.grid,
+            block: step.block,
+            shared_bytes: kernel.static_shared_bytes + step.shared_bytes as usize,
+        };
+        let infos: Vec<BufferInfo> =
+            buffers.iter().chain(variables).map(|region| region.info.clone()).collect();
+        launch(&state, &infos, monitor, self.simulator.threads).map_err(|fault| anyhow!(*fault))
+    }
+
+    /// The outputs.
+    pub fn outputs(&self) -> Tensors {
+        let mut outputs = Tensors::new();
+        for (buffer, region) in self.plan.buffers().iter().zip(&*self.buffers.borrow()) {
+            if buffer.role == Role::Output {
+                let bytes = region.cells.download();
+                outputs
+                    .insert(&buffer.name, Tensor::from_bytes(buffer.dtype, &buffer.shape, &bytes));
+            }
+        }
+        outputs
+    }
+
+    /// Which input the kernels changed, if they did. Writes outside of buffers are faults at once.
+    pub fn damage(&self) -> Option<String> {
+        let buffers = self.buffers.borrow();
+        self.plan.buffers().iter().zip(&*buffers).find_map(|(buffer, region)| match &buffer.role {
+            Role::Input(tensor) if region.cells.download() != tensor.as_bytes() => {
+                Some(format!("input '{}' was changed", buffer.name))
+            }
+            _ => None,
+        })
+    }
+}
