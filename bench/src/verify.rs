@@ -2,8 +2,9 @@
 
 use anyhow::Context;
 use touchstone_cuda::{
-    Gpu, Plan, Variant,
-    gpu::{OutOfMemory, Poison, Prepared},
+    Executor, Plan, Prepared, Variant,
+    gpu::{OutOfMemory, Poison},
+    simulator::Fault,
 };
 use touchstone_reference::{Case, Operation, Outputs, Tensors, operation};
 
@@ -77,8 +78,11 @@ pub fn plan(variant: &Variant, problem: &Problem) -> Result<Plan, String> {
 ///
 /// # Errors
 /// The driver's error.
-pub fn prepare<'g>(gpu: &'g Gpu, plan: &'g Plan) -> anyhow::Result<Result<Prepared<'g>, String>> {
-    match gpu.prepare(plan) {
+pub fn prepare<'e, E: Executor>(
+    executor: &'e E,
+    plan: &'e Plan,
+) -> anyhow::Result<Result<E::Prepared<'e>, String>> {
+    match executor.prepare(plan) {
         Ok(prepared) => Ok(Ok(prepared)),
         Err(error) => match error.downcast_ref::<OutOfMemory>() {
             Some(lack) => Ok(Err(lack.to_string())),
@@ -90,9 +94,21 @@ pub fn prepare<'g>(gpu: &'g Gpu, plan: &'g Plan) -> anyhow::Result<Result<Prepar
 /// Runs a prepared plan twice under different poison and holds both outputs against the reference.
 ///
 /// # Errors
-/// If the device fails: an illegal access, a refused launch.
+/// If the device fails: an illegal access, a refused launch. A fault that the simulator finds is no failure:
+/// the kernel is wrong.
 pub fn verify(
-    prepared: &Prepared<'_>,
+    prepared: &impl Prepared,
+    problem: &Problem,
+    deterministic: bool,
+) -> anyhow::Result<Verdict> {
+    match compare_runs(prepared, problem, deterministic) {
+        Err(error) if error.is::<Fault>() => Ok(Verdict::Wrong(None, format!("{error:#}"))),
+        outcome => outcome,
+    }
+}
+
+fn compare_runs(
+    prepared: &impl Prepared,
     problem: &Problem,
     deterministic: bool,
 ) -> anyhow::Result<Verdict> {
@@ -124,7 +140,7 @@ pub fn verify(
 ///
 /// # Errors
 /// If the device fails.
-pub fn verify_again(prepared: &Prepared<'_>, problem: &Problem) -> anyhow::Result<Option<String>> {
+pub fn verify_again(prepared: &impl Prepared, problem: &Problem) -> anyhow::Result<Option<String>> {
     if let Some(damage) = prepared.damage()? {
         return Ok(Some(format!("after timing: {damage}")));
     }
@@ -134,7 +150,7 @@ pub fn verify_again(prepared: &Prepared<'_>, problem: &Problem) -> anyhow::Resul
     }
 }
 
-fn outputs_after(prepared: &Prepared<'_>, poison: Poison) -> anyhow::Result<Tensors> {
+fn outputs_after(prepared: &impl Prepared, poison: Poison) -> anyhow::Result<Tensors> {
     prepared.poison(poison)?;
     prepared.run()?;
     prepared.outputs()

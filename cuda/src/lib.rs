@@ -5,6 +5,7 @@
 //! made, printed and tested on a machine without a GPU.
 
 pub mod custom;
+pub mod executor;
 pub mod gpu;
 pub mod plan;
 pub mod ptx;
@@ -20,8 +21,10 @@ pub mod ssm;
 pub mod upsample;
 
 pub use custom::Custom;
+pub use executor::{Executor, Prepared};
 pub use gpu::{Absent, Gpu};
 pub use plan::{Arg, Buffer, BufferId, Launch, Plan, Role, Step};
+pub use simulator::Simulator;
 pub use variant::{Unsupported, Variant};
 
 /// Every variant of every operation, in ladder order (naive first) within an operation.

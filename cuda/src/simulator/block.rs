@@ -20,7 +20,10 @@ const TURN: u32 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// All its threads have exited.
-    Done,
+    Done {
+        /// Instructions issued.
+        issued: u64,
+    },
     /// It has issued its share of instructions.
     Working {
         /// Whether anything changed that another thread could wait for.
@@ -134,7 +137,7 @@ impl Block {
                 changed |= progress;
             }
             if self.warps.iter().all(|warp| warp.live == 0) {
-                return Ok(Progress::Done);
+                return Ok(Progress::Done { issued });
             }
             if !moved {
                 return Err(self.deadlock(launch, monitor));

@@ -4,6 +4,8 @@ mod access;
 mod copies;
 mod matrix;
 
+use std::sync::atomic::AtomicU64;
+
 use super::{
     fault::{FaultKind, Hazard},
     instructions::{Barrier, Decoded, Op, Reduction},
@@ -33,6 +35,10 @@ pub struct LaunchState<'l> {
     pub block: [u32; 3],
     /// Shared memory of a block in bytes.
     pub shared_bytes: usize,
+    /// Warp instructions that the run has issued.
+    pub issued: &'l AtomicU64,
+    /// Warp instructions that a run may issue.
+    pub limit: u64,
 }
 
 /// One barrier of a block.

@@ -6,6 +6,8 @@
 //! back to earlier ones finds them done, a block that waits for a later one gets it, outputs and counts are the
 //! same every time, and when nothing changes any more the launch is a deadlock.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::{
     block::{Block, Progress, fault},
     execute::LaunchState,
@@ -19,6 +21,29 @@ const TURN: u64 = 1 << 16;
 /// Warp instructions without any change of memory, barrier or exit after which blocks are taken to spin.
 const SPINS: u64 = 1 << 25;
 
+/// Why a launch did not come to its end.
+#[derive(Debug)]
+pub enum Halt {
+    /// The kernel did something wrong.
+    Fault(Box<Fault>),
+    /// The run has issued more warp instructions than it may.
+    Limit,
+}
+
+impl From<Box<Fault>> for Halt {
+    fn from(fault: Box<Fault>) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl LaunchState<'_> {
+    /// Counts what a block has issued.
+    fn spend(&self, issued: u64) -> Result<(), Halt> {
+        let total = self.issued.fetch_add(issued, Relaxed) + issued;
+        if total > self.limit { Err(Halt::Limit) } else { Ok(()) }
+    }
+}
+
 /// Runs a launch on up to `threads` host threads.
 ///
 /// # Errors
@@ -28,7 +53,7 @@ pub fn launch<M: Monitor>(
     buffers: &[BufferInfo],
     monitor: &mut M,
     threads: usize,
-) -> Result<(), Box<Fault>> {
+) -> Result<(), Halt> {
     let blocks: u64 = state.grid.iter().map(|&n| u64::from(n)).product();
     if blocks == 0 {
         return Ok(());
@@ -60,16 +85,25 @@ fn sequential<M: Monitor>(
     state: &LaunchState<'_>,
     monitor: &mut M,
     blocks: std::ops::Range<u64>,
-) -> Result<(), Box<Fault>> {
+) -> Result<(), Halt> {
     let mut block = Block::new(state);
     for index in blocks {
         block.start(state, index);
         monitor.block_begins(index);
         let mut idle = 0;
-        while let Progress::Working { changed, issued } = block.run(state, monitor, TURN)? {
-            idle = if changed { 0 } else { idle + issued };
-            if idle > SPINS {
-                return Err(block.spins(state));
+        loop {
+            match block.run(state, monitor, TURN)? {
+                Progress::Done { issued } => {
+                    state.spend(issued)?;
+                    break;
+                }
+                Progress::Working { changed, issued } => {
+                    state.spend(issued)?;
+                    idle = if changed { 0 } else { idle + issued };
+                    if idle > SPINS {
+                        return Err(block.spins(state).into());
+                    }
+                }
             }
         }
         monitor.block_ends(index);
@@ -82,7 +116,7 @@ fn parallel<M: Monitor>(
     monitor: &mut M,
     blocks: u64,
     threads: usize,
-) -> Result<(), Box<Fault>> {
+) -> Result<(), Halt> {
     let chunks = (threads as u64).min(blocks);
     let bounds = |chunk: u64| chunk * blocks / chunks..(chunk + 1) * blocks / chunks;
     let results: Vec<_> = std::thread::scope(|scope| {
@@ -112,7 +146,7 @@ fn interleaved<M: Monitor>(
     state: &LaunchState<'_>,
     monitor: &mut M,
     blocks: u64,
-) -> Result<(), Box<Fault>> {
+) -> Result<(), Halt> {
     let mut started: Vec<(u64, Block)> = Vec::new();
     let mut spare: Vec<Block> = Vec::new();
     let (mut next, mut idle) = (0, 0);
@@ -122,13 +156,15 @@ fn interleaved<M: Monitor>(
         while at < started.len() {
             let (index, block) = &mut started[at];
             match block.run(state, monitor, TURN)? {
-                Progress::Done => {
+                Progress::Done { issued } => {
+                    state.spend(issued)?;
                     monitor.block_ends(*index);
                     spare.push(started.remove(at).1);
                     changed = true;
                     continue;
                 }
                 Progress::Working { changed: here, issued } => {
+                    state.spend(issued)?;
                     changed |= here;
                     idle += issued;
                 }
@@ -149,7 +185,7 @@ fn interleaved<M: Monitor>(
             return Ok(());
         }
         if idle > SPINS {
-            return Err(started[0].1.spins(state));
+            return Err(started[0].1.spins(state).into());
         }
     }
 }

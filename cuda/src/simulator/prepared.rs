@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use anyhow::{anyhow, ensure};
@@ -12,7 +12,7 @@ use touchstone_reference::{Tensor, Tensors};
 use super::{
     execute::LaunchState,
     kernel::{Error, Kernel},
-    launch::launch,
+    launch::{Halt, launch},
     memory::{Cells, Global, Region, State, buffer_address, variable_address},
     monitor::{BufferInfo, Monitor},
 };
@@ -25,10 +25,19 @@ use crate::{
 /// Shared memory of a block beyond which a device of compute capability 9.0 refuses a launch.
 const MOST_SHARED_BYTES: usize = 227 * 1024;
 
+/// A run was ended because it is too long to simulate: a reason to leave a case out, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {limit} warp instructions")]
+pub struct TooLong {
+    /// What a run may issue.
+    pub limit: u64,
+}
+
 /// Executes the committed PTX on the CPU.
 #[derive(Debug)]
 pub struct Simulator {
     threads: usize,
+    limit: u64,
     replaced: HashMap<String, String>,
     kernels: Mutex<HashMap<(String, String), Arc<Kernel>>>,
 }
@@ -43,13 +52,20 @@ impl Simulator {
     /// A simulator that uses all cores of the host.
     pub fn new() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, replaced: HashMap::new(), kernels: Mutex::default() }
+        Self { threads, limit: u64::MAX, replaced: HashMap::new(), kernels: Mutex::default() }
     }
 
     /// The same on so many host threads.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
+        self
+    }
+
+    /// The same with an end to what one run may issue, in warp instructions: beyond it is [`TooLong`].
+    #[must_use]
+    pub const fn with_limit(mut self, warp_instructions: u64) -> Self {
+        self.limit = warp_instructions;
         self
     }
 
@@ -162,8 +178,9 @@ impl Prepared<'_> {
     /// Runs all steps, watched by a monitor.
     ///
     /// # Errors
-    /// The first [`super::fault::Fault`].
+    /// The first [`super::Fault`], or [`TooLong`]; both to be downcast.
     pub fn run_watched<M: Monitor>(&self, monitor: &mut M) -> anyhow::Result<()> {
+        let issued = AtomicU64::new(0);
         for (step, kernel) in self.plan.steps().iter().zip(&self.kernels) {
             match (step, kernel) {
                 (Step::Fill(buffer, byte), _) => {
@@ -171,7 +188,9 @@ impl Prepared<'_> {
                     let region = buffers.get_mut(buffer.0).ok_or_else(|| anyhow!("no buffer"))?;
                     region.cells.fill(*byte, State::Written);
                 }
-                (Step::Launch(launch), Some(kernel)) => self.launch(launch, kernel, monitor)?,
+                (Step::Launch(launch), Some(kernel)) => {
+                    self.launch(launch, kernel, monitor, &issued)?
+                }
                 (Step::Launch(_), None) => {}
             }
         }
@@ -191,6 +210,7 @@ impl Prepared<'_> {
         step: &Launch,
         kernel: &Kernel,
         monitor: &mut M,
+        issued: &AtomicU64,
     ) -> anyhow::Result<()> {
         let buffers = self.buffers.borrow();
         let params = Cells::new(kernel.param_bytes);
@@ -215,10 +235,16 @@ impl Prepared<'_> {
             grid: step.grid,
             block: step.block,
             shared_bytes: kernel.static_shared_bytes + step.shared_bytes as usize,
+            issued,
+            limit: self.simulator.limit,
         };
         let infos: Vec<BufferInfo> =
             buffers.iter().chain(variables).map(|region| region.info.clone()).collect();
-        launch(&state, &infos, monitor, self.simulator.threads).map_err(|fault| anyhow!(*fault))
+        match launch(&state, &infos, monitor, self.simulator.threads) {
+            Ok(()) => Ok(()),
+            Err(Halt::Fault(fault)) => Err(anyhow!(*fault)),
+            Err(Halt::Limit) => Err(TooLong { limit: self.simulator.limit }.into()),
+        }
     }
 
     /// The outputs.
