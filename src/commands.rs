@@ -1,11 +1,15 @@
 //! The subcommands, one file each.
 
+pub mod answer;
 pub mod check;
 pub mod compare;
 pub mod export;
 pub mod gate;
+mod interleave;
 pub mod list;
 pub mod main_job;
+pub mod merge;
+pub mod prove;
 pub mod report;
 pub mod run;
 pub mod verify;

@@ -49,6 +49,12 @@ enum Command {
     Gate(commands::gate::Arguments),
     /// Compare two records files, before and after
     Compare(commands::compare::Arguments),
+    /// Merge records files of many machines into one, without loss or duplicates
+    Merge(commands::merge::Arguments),
+    #[command(hide = true)]
+    Answer(commands::answer::Arguments),
+    #[command(hide = true)]
+    Prove(commands::prove::Arguments),
     /// Write one case's inputs, right answers and bounds to a file that any language reads
     Export(commands::export::Arguments),
     /// Hold answers from a file against the reference: your own kernel, in any language
@@ -66,6 +72,9 @@ fn main() -> ExitCode {
         Some(Command::Report(arguments)) => commands::report::run(&arguments),
         Some(Command::Gate(arguments)) => commands::gate::run(&arguments),
         Some(Command::Compare(arguments)) => commands::compare::run(&arguments),
+        Some(Command::Merge(arguments)) => commands::merge::run(&arguments),
+        Some(Command::Answer(arguments)) => commands::answer::run(&arguments),
+        Some(Command::Prove(arguments)) => commands::prove::run(&arguments),
         Some(Command::Export(arguments)) => commands::export::run(&arguments),
         Some(Command::Verify(arguments)) => commands::verify::run(&arguments),
     };

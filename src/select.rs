@@ -18,9 +18,44 @@ pub struct Selection {
     /// Take the workloads from this TOML file instead of the built-in ones
     #[arg(long, value_name = "FILE")]
     pub workloads: Option<PathBuf>,
+    /// Only part I of N of the cases, for N machines: a case falls into the same part everywhere
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
     /// CUDA device to use, by its number
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub device: usize,
+}
+
+/// One of several parts of all cases, by a hash of the case's id that is the same on every machine and in every
+/// version.
+#[derive(Clone, Copy, Debug)]
+pub struct Shard {
+    /// From 1 to `of`.
+    part: u64,
+    of: u64,
+}
+
+impl Shard {
+    /// Whether a case belongs to this part.
+    pub fn holds(self, case: &Case) -> bool {
+        let hash = blake3::hash(case.to_string().as_bytes());
+        let start = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
+        u64::from_le_bytes(*start) % self.of == self.part - 1
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text
+            .split_once('/')
+            .and_then(|(part, of)| Some((part.parse::<u64>().ok()?, of.parse::<u64>().ok()?)));
+        match numbers {
+            Some((part, of)) if (1..=of).contains(&part) => Ok(Self { part, of }),
+            _ => Err("a part from 1/N to N/N, such as 2/8".into()),
+        }
+    }
 }
 
 /// What the user brings along: a kernel, inputs.
@@ -105,7 +140,7 @@ impl Selection {
     /// If the workloads are malformed, the case id is not one, the filter lets nothing through, or nothing for
     /// the user's own kernel.
     pub fn cases(&self, tiers: &[Tier], own: Option<&Custom>) -> anyhow::Result<Vec<Selected>> {
-        let selected = self.of_tiers(tiers, own)?;
+        let mut selected = self.of_tiers(tiers, own)?;
         self.check_variant(&selected, own)?;
         if let Some(own) = own {
             ensure!(
@@ -114,6 +149,9 @@ impl Selection {
                 own.name(),
                 own.op()
             );
+        }
+        if let Some(shard) = self.shard {
+            selected.retain(|some| shard.holds(&some.case));
         }
         Ok(selected)
     }

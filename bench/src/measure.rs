@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use touchstone_cuda::{
-    Plan,
+    Gpu, Plan,
     gpu::{Cache, Prepared},
+    plan::Arg,
 };
-use touchstone_reference::Work;
+use touchstone_reference::{DType, Work};
 
 use crate::{
     environment::Limits,
@@ -25,18 +26,21 @@ pub struct Effort {
     pub cpu_budget: Duration,
     /// Time after which no further CPU sample is begun at all.
     pub cpu_patience: Duration,
+    /// Makes every timed run take this many times as long, so that a gate can be seen to notice it.
+    pub slow_down: Option<f64>,
 }
 
 /// Fewer samples than this allow no verdict on a change: their quartiles are mere extremes.
 const LEAST_SAMPLES: usize = 5;
 
 impl Effort {
-    /// For the default run: enough for quartiles.
+    /// For the default run: enough for a rank test among a hundred others to notice.
     pub const QUICK: Self = Self {
         gpu_samples: 15,
-        cpu_samples: 7,
+        cpu_samples: 11,
         cpu_budget: Duration::from_millis(300),
         cpu_patience: Duration::from_secs(2),
+        slow_down: None,
     };
     /// For runs that are recorded.
     pub const FULL: Self = Self {
@@ -44,6 +48,7 @@ impl Effort {
         cpu_samples: 15,
         cpu_budget: Duration::from_secs(2),
         cpu_patience: Duration::from_secs(10),
+        slow_down: None,
     };
 }
 
@@ -82,6 +87,37 @@ pub fn cuda(
     })
 }
 
+/// The plan followed by a kernel of one warp that computes nothing of use for so long that the whole takes
+/// `factor` times as long; `None` where a launch alone takes longer than that.
+///
+/// # Errors
+/// The driver's.
+pub fn slowed_down(
+    gpu: &Gpu,
+    plan: &Plan,
+    median_ns: f64,
+    factor: f64,
+) -> anyhow::Result<Option<Plan>> {
+    const ROUNDS: i32 = 2000;
+    let delayed = |rounds: i32| {
+        let mut plan = plan.clone();
+        let sink = plan.scratch("delay", DType::F32, &[32]);
+        let args = [sink.into(), Arg::I32(rounds)];
+        plan.launch("limits", "fma_f32", [1, 1, 1], [32, 1, 1], 0, &args);
+        plan
+    };
+    let median = |rounds: i32| -> anyhow::Result<f64> {
+        let plan = delayed(rounds);
+        let prepared = gpu.prepare(&plan)?;
+        prepared.run()?;
+        let timing = prepared.time(Cache::Cold, 9)?;
+        Ok(quartiles(&timing.samples_ns).map_or(f64::NAN, |q| q.median))
+    };
+    let (launch_ns, long_ns) = (median(0)?, median(ROUNDS)?);
+    let rounds = (median_ns * factor - launch_ns) * f64::from(ROUNDS) / (long_ns - launch_ns);
+    Ok((rounds >= 0.0 && rounds.is_finite()).then(|| delayed(rounds as i32)))
+}
+
 /// Whether a cold median is faster than the compulsory bytes can move: then the measurement is wrong, or
 /// the inputs never left the cache.
 fn is_above_limit(cold_ns: &[f64], work: &Work, limits: Option<&Limits>) -> bool {
@@ -107,6 +143,12 @@ pub fn reference(problem: &Problem, effort: Effort) -> anyhow::Result<Measuremen
     while !enough(warm_ns.len()) {
         let start = Instant::now();
         let outputs = problem.operation.reference(&problem.case, &problem.inputs)?;
+        if let Some(factor) = effort.slow_down {
+            let until = start.elapsed().mul_f64(factor);
+            while start.elapsed() < until {
+                std::hint::spin_loop();
+            }
+        }
         warm_ns.push(start.elapsed().as_secs_f64() * 1e9);
         std::hint::black_box(outputs);
     }

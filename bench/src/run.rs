@@ -237,7 +237,17 @@ impl Runner {
                 }
             };
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
-            let measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
+            let mut measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
+            if let Some(factor) = effort.slow_down {
+                let median = measurement.median_ns().unwrap_or(f64::NAN);
+                let Some(slow) = measure::slowed_down(gpu, plan, median, factor)? else {
+                    let reason = "too short to be slowed down by a launch".into();
+                    return Ok(Outcome::Skipped { reason });
+                };
+                let prepared = gpu.prepare(&slow)?;
+                prepared.run()?;
+                measurement = measure::cuda(&prepared, &slow, work, limits, effort)?;
+            }
             Ok(match verify::verify_again(&prepared, problem)? {
                 Some(complaint) => Outcome::Wrong { agreement: Some(agreement), complaint },
                 None => Outcome::Measured { agreement, measurement },

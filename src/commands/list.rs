@@ -24,7 +24,12 @@ pub struct Arguments {
 
 /// Prints operations with their variants and workloads.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let workloads = arguments.selection.all()?;
+    let mut workloads = arguments.selection.all()?;
+    if let Some(shard) = arguments.selection.shard {
+        for workload in &mut workloads {
+            workload.cases.retain(|case| shard.holds(case));
+        }
+    }
     let chosen: Vec<&Workload> =
         workloads.iter().filter(|w| arguments.selection.lets_through(w)).collect();
     if chosen.is_empty() {

@@ -31,7 +31,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(path) => Corpus::from_file(path)?,
         None => Corpus::embedded(),
     };
-    let all = Selection { filter: None, variant: None, workloads: None, device: arguments.device };
+    let all = Selection {
+        filter: None,
+        variant: None,
+        workloads: None,
+        shard: None,
+        device: arguments.device,
+    };
     let selected = all.cases(&[Tier::Quick], None)?;
     let mut records = shipped::records()?;
     println!("shipped results: {} records", records.len());

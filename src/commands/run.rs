@@ -4,14 +4,15 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
-use touchstone_bench::{Effort, Runner, Task, Tier, record::Writer};
+use touchstone_bench::{Effort, Environment, Runner, Task, Tier, record::Writer};
 
-use super::{introduce, run_cases, summarize};
+use super::{interleave::Interleaved, introduce, run_cases, summarize};
 use crate::{
     default_folder,
-    select::{Own, Selection},
+    select::{Own, Selected, Selection},
 };
 
 /// Arguments of `run`.
@@ -30,6 +31,19 @@ pub struct Arguments {
     /// Records file to create; it must not exist [default: report/records/DATE.jsonl]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Run another build too, A B A B …, to compare this one with it: its binary, or a worktree to build. It is
+    /// side A of the records, this build is side B; `touchstone gate RECORDS` then judges
+    #[arg(long, value_name = "BINARY", conflicts_with_all = ["kernel", "inputs"])]
+    against: Option<PathBuf>,
+    /// How often both builds are asked every case
+    #[arg(long, default_value_t = 5, value_name = "N", requires = "against")]
+    rounds: u32,
+    /// Begin no further round after this time
+    #[arg(long, value_name = "S", requires = "against")]
+    seconds: Option<u64>,
+    /// Slow this build down by a factor, to see whether the gate notices
+    #[arg(long, value_name = "FACTOR", requires = "against", hide = true)]
+    slow_down: Option<f64>,
 }
 
 /// Verifies and measures every selected case and writes its records as they are made.
@@ -41,6 +55,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let kernel = arguments.own.kernel()?;
     let selected = arguments.selection.cases(tiers, kernel.as_ref())?;
     let given = arguments.own.problem(&selected)?;
+    if let Some(against) = &arguments.against {
+        return interleave(arguments, against, &selected);
+    }
     let mut runner = Runner::new(arguments.selection.device, true)?;
     runner.only_variant = arguments.selection.variant.clone();
     runner.own.extend(kernel.map(Arc::new));
@@ -49,9 +66,43 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(path) => Writer::create(path)?,
         None => unique_writer(&default_folder(), &runner)?,
     };
+    if selected.is_empty() {
+        println!("no case falls into this part; {} holds no records", writer.path().display());
+        return Ok(ExitCode::SUCCESS);
+    }
     introduce(&runner);
     let records =
         run_cases(&mut runner, &selected, given, Task::Measure(effort), Some(&mut writer))?;
+    println!("records: {}", writer.path().display());
+    Ok(summarize(&records))
+}
+
+/// Runs another build and this one in turn.
+fn interleave(
+    arguments: &Arguments,
+    against: &Path,
+    selected: &[Selected],
+) -> anyhow::Result<ExitCode> {
+    let mut passed = vec![format!("--device={}", arguments.selection.device)];
+    passed.extend(arguments.quick.then(|| "--quick".to_string()));
+    passed.extend(arguments.no_reference.then(|| "--no-reference".to_string()));
+    passed.extend(arguments.selection.variant.iter().map(|name| format!("--variant={name}")));
+    let run = Interleaved {
+        against: against.to_path_buf(),
+        rounds: arguments.rounds,
+        patience: arguments.seconds.map(Duration::from_secs),
+        arguments: passed,
+        slow_down: arguments.slow_down,
+    };
+    let mut writer = match &arguments.out {
+        Some(path) => Writer::create(path)?,
+        None => {
+            let date = Environment::of_host().date.replace([':', '-'], "");
+            let stem = format!("{date}-{}-ab", std::process::id());
+            Writer::create_unique(&default_folder().join("records"), &stem)?
+        }
+    };
+    let records = run.run(selected, &mut writer)?;
     println!("records: {}", writer.path().display());
     Ok(summarize(&records))
 }
