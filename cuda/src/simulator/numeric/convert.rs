@@ -1,6 +1,7 @@
 //! `cvt` and `cvt.pack` (chapter 9.7.9): between all integer and floating-point types.
 
 use super::{
+    Modes,
     exact::{self, Exact, Format, Value},
     float32,
     half::{self, Half},
@@ -61,12 +62,75 @@ const fn format(ty: Type) -> Option<Format> {
 /// is signed, since a register may be wider than `.s8` or `.s16`; the writer truncates to the register's width.
 #[inline]
 pub fn convert(c: Conversion, a: u64) -> u64 {
+    if let Some(result) = quick(c, a) {
+        return result;
+    }
     match (format(c.from), format(c.to)) {
         (None, None) => between_integers(c, a),
         (Some(from), None) => to_integer(c, from, a),
         (None, Some(to)) => from_integer(c, to, a),
         (Some(from), Some(to)) => between_floats(c, from, to, a),
     }
+}
+
+/// The conversions that kernels use most, by the host's own arithmetic.
+#[inline(always)]
+fn quick(c: Conversion, a: u64) -> Option<u64> {
+    if c.saturate || c.saturate_finite || c.relu {
+        return None;
+    }
+    let single = || f32::from_bits(float32::flush(a as u32, c.ftz));
+    let rounding = c.rounding.unwrap_or_default();
+    let nearest = rounding == Rounding::Nearest;
+    Some(match (c.from, c.to) {
+        (Type::F16, Type::F32) => half::f16_to_f32(a as u16).to_bits().into(),
+        (Type::Bf16, Type::F32) => {
+            let value = Half::Bf16.widen(a as u16);
+            (if value.is_nan() { float32::NAN } else { value.to_bits() }).into()
+        }
+        (Type::F32, Type::F16) => half::narrow(exact::F16, f64::from(single()).to_bits(), rounding),
+        (Type::F32, Type::Bf16) => {
+            half::narrow(exact::BF16, f64::from(single()).to_bits(), rounding)
+        }
+        (Type::F64, Type::F32) if nearest => {
+            float32::finish(f64::from_bits(a) as f32, Modes { ftz: c.ftz, ..Modes::PLAIN }).into()
+        }
+        (Type::F32, to) if format(to).is_none() => {
+            rounded_f32(single(), c.rounding.unwrap_or(Rounding::Zero), to)?
+        }
+        (from, Type::F32) if nearest && format(from).is_none() => {
+            let source = extended(from, a);
+            let value = if from.is_signed() { source as i64 as f32 } else { source as f32 };
+            value.to_bits().into()
+        }
+        _ => return None,
+    })
+}
+
+/// To an integer; Rust's casts clamp.
+#[inline(always)]
+fn rounded_f32(value: f32, rounding: Rounding, to: Type) -> Option<u64> {
+    if value.is_nan() {
+        return None;
+    }
+    let whole = match rounding {
+        Rounding::Nearest => value.round_ties_even(),
+        Rounding::NearestAway => value.round(),
+        Rounding::Zero => value,
+        Rounding::Down => value.floor(),
+        Rounding::Up => value.ceil(),
+    };
+    Some(match to {
+        Type::S32 => i64::from(whole as i32) as u64,
+        Type::U32 => (whole as u32).into(),
+        Type::S64 => whole as i64 as u64,
+        Type::U64 => whole as u64,
+        Type::S16 => i64::from(whole as i16) as u64,
+        Type::U16 => (whole as u16).into(),
+        Type::S8 => i64::from(whole as i8) as u64,
+        Type::U8 => (whole as u8).into(),
+        _ => return None,
+    })
 }
 
 /// The packed forms from two `.f32`: `a` becomes the upper element, `b` the lower.
@@ -137,19 +201,9 @@ fn between_integers(c: Conversion, a: u64) -> u64 {
 
 /// NaN becomes 0, except that of or to 64 bits, where it is the top bit alone. Too large a number becomes the
 /// nearest integer of the range.
-#[inline(always)]
 fn to_integer(c: Conversion, from: Format, a: u64) -> u64 {
     let a = if c.from == Type::F32 { float32::flush(a as u32, c.ftz).into() } else { a };
     let rounding = c.rounding.unwrap_or(Rounding::Zero);
-    if c.from == Type::F32 && rounding == Rounding::Zero {
-        // Rust's casts truncate, clamp, and make NaN 0.
-        let value = f32::from_bits(a as u32);
-        match c.to {
-            Type::S32 => return i64::from(value as i32) as u64,
-            Type::U32 => return u64::from(value as u32),
-            _ => {}
-        }
-    }
     let (low, high) = integer::range(c.to);
     let value = match exact::decode(from, a) {
         Value::Nan if c.from == Type::F64 || integer::width(c.to) == 64 => {
@@ -163,33 +217,16 @@ fn to_integer(c: Conversion, from: Format, a: u64) -> u64 {
     extended(c.to, value as u64)
 }
 
-#[inline(always)]
 fn from_integer(c: Conversion, to: Format, a: u64) -> u64 {
     let source = extended(c.from, a);
     let rounding = c.rounding.unwrap_or_default();
-    if c.to == Type::F32 && rounding == Rounding::Nearest && !c.saturate {
-        let value = if c.from.is_signed() { source as i64 as f32 } else { source as f32 };
-        return value.to_bits().into();
-    }
     let value = if c.from.is_signed() { i128::from(source as i64) } else { i128::from(source) };
     let value = if c.saturate { value.clamp(0, 1) } else { value };
     exact::encode(to, Value::Finite(Exact::integer(value)), rounding)
 }
 
-#[inline(always)]
 fn between_floats(c: Conversion, from: Format, to: Format, a: u64) -> u64 {
     let a = if c.from == Type::F32 { float32::flush(a as u32, c.ftz).into() } else { a };
-    // The widenings that kernels use most need no rounding.
-    if c.to == Type::F32 && !c.saturate && !c.relu {
-        match c.from {
-            Type::F16 => return half::f16_to_f32(a as u16).to_bits().into(),
-            Type::Bf16 => {
-                let value = Half::Bf16.widen(a as u16);
-                return (if value.is_nan() { float32::NAN } else { value.to_bits() }).into();
-            }
-            _ => {}
-        }
-    }
     let mut value = exact::decode(from, a);
     let rounding = c.rounding.unwrap_or_default();
     if let Value::Finite(number) = value

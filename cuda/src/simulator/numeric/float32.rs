@@ -109,13 +109,27 @@ pub fn mul(a: u32, b: u32, modes: Modes) -> u32 {
     finish(product, modes)
 }
 
+/// `x + y` rounded to the nearest f32, where `x` is a product of two f32 and `y` an f32.
+#[inline(always)]
+fn fused_nearest(x: f64, y: f64) -> f32 {
+    let sum = x + y;
+    // Rounding twice goes wrong only where the f64 lies halfway between two f32: in the normal range its 29 low
+    // bits are then a one and zeros.
+    let halfway = sum.to_bits() & 0x1fff_ffff == 0x1000_0000;
+    let subnormal = sum.abs() < f64::from(f32::MIN_POSITIVE) && sum != 0.0;
+    if halfway || subnormal {
+        return sum_to_odd(x, y) as f32;
+    }
+    sum as f32
+}
+
 /// `fma.f32` and `mad.f32`, which is the same since sm_20.
 #[inline(always)]
 pub fn fma(a: u32, b: u32, c: u32, modes: Modes) -> u32 {
     let (a, b, c) = (input(a, modes.ftz), input(b, modes.ftz), input(c, modes.ftz));
     let product = f64::from(a) * f64::from(b);
     let sum = match modes.rounding {
-        Rounding::Nearest => sum_to_odd(product, c.into()) as f32,
+        Rounding::Nearest => fused_nearest(product, c.into()),
         rounding => sum_in_direction(product, c.into(), rounding),
     };
     finish(sum, modes)

@@ -105,6 +105,14 @@ pub fn narrow(format: Format, bits: u64, rounding: Rounding) -> u64 {
     }
     let lowest = 2 - (1 << (format.exponent_bits - 1)); // exponent of the smallest normal number
     let exponent = (magnitude >> 52) as i32 - 1023;
+    if rounding == Rounding::Nearest && exponent >= lowest && exponent <= 1 - lowest {
+        // Half a unit, less a bit when the last digit kept is even; a carry runs into the exponent, at the end
+        // into infinity.
+        let dropped = 52 - format.fraction_bits;
+        let up = (1 << (dropped - 1)) - 1 + ((magnitude >> dropped) & 1);
+        let rebias = ((1022 + lowest) as u64) << format.fraction_bits;
+        return sign | (((magnitude + up) >> dropped) - rebias);
+    }
     let (digits, dropped, base) = if exponent >= lowest {
         let field = ((exponent - lowest + 1) as u64) << format.fraction_bits;
         (magnitude & ((1 << 52) - 1), 52 - format.fraction_bits, field)

@@ -138,19 +138,123 @@ fn add_block(terms: &[Operand], places: u32) -> Sum {
     if let Some(sign) = infinite {
         return Sum::Infinite(sign);
     }
-    let mut total = 0;
-    for term in terms {
-        let Operand::Number(term) = *term else { continue };
-        if term.significand == 0 {
-            continue;
+    let numbers = terms.iter().filter_map(|term| match term {
+        Operand::Number(term) if term.significand != 0 => Some(*term),
+        _ => None,
+    });
+    let total = numbers.map(|term| aligned(term, exponent, places)).sum();
+    Sum::Number { total, exponent, places }
+}
+
+/// A term in units of `2^(exponent - places)`, its magnitude cut off.
+fn aligned(term: Term, exponent: i32, places: u32) -> i64 {
+    if term.significand == 0 {
+        return 0;
+    }
+    let magnitude = term.significand.unsigned_abs() << places.saturating_sub(term.places);
+    let down = (exponent - term.exponent) as u32 + term.places.saturating_sub(places);
+    let aligned = if down > 63 { 0 } else { (magnitude >> down) as i64 };
+    if term.significand < 0 { -aligned } else { aligned }
+}
+
+/// A row of A or a column of B, decoded.
+struct Vector {
+    operands: Vec<Operand>,
+    significands: Vec<i32>,
+    exponents: Vec<i32>,
+    places: u32,
+    /// Whether all are numbers.
+    finite: bool,
+}
+
+/// The exponent of a zero: below all others, also twice.
+const OF_ZERO: i32 = -1 << 16;
+
+impl Vector {
+    fn of(ty: Type, bits: &[u32]) -> Self {
+        let operands: Vec<Operand> = bits.iter().map(|bits| operand(ty, *bits)).collect();
+        let number = |operand: &Operand| match operand {
+            Operand::Number(term) if term.significand != 0 => *term,
+            Operand::Number(term) => Term { exponent: OF_ZERO, ..*term },
+            _ => Term { significand: 0, exponent: OF_ZERO, places: 0 },
+        };
+        Self {
+            significands: operands.iter().map(|o| number(o).significand as i32).collect(),
+            exponents: operands.iter().map(|o| number(o).exponent).collect(),
+            places: operands.first().map_or(0, |o| number(o).places),
+            finite: operands.iter().all(|o| matches!(o, Operand::Number(_))),
+            operands,
         }
-        // At most 28 bits wide before the shift down, which cuts off the magnitude.
-        let magnitude = term.significand.unsigned_abs() << places.saturating_sub(term.places);
-        let down = (exponent - term.exponent) as u32 + term.places.saturating_sub(places);
-        let aligned = if down > 63 { 0 } else { (magnitude >> down) as i64 };
-        total += if term.significand < 0 { -aligned } else { aligned };
+    }
+}
+
+/// One block: the products of `range` and the accumulator.
+fn add_products(
+    a: &Vector,
+    b: &Vector,
+    range: std::ops::Range<usize>,
+    start: Operand,
+    places: u32,
+) -> Sum {
+    let Operand::Number(first) = start else { return add_any(a, b, range, start, places) };
+    if !(a.finite && b.finite) {
+        return add_any(a, b, range, start, places);
+    }
+    // Loops of a fixed length are unrolled and vectorized; a shorter block is filled up with zeros.
+    if range.len() <= 8 {
+        add_numbers::<8>(a, b, range, first, places)
+    } else if range.len() <= 16 {
+        add_numbers::<16>(a, b, range, first, places)
+    } else {
+        add_numbers::<32>(a, b, range, first, places)
+    }
+}
+
+/// The same of numbers alone, at most `N` products.
+fn add_numbers<const N: usize>(
+    a: &Vector,
+    b: &Vector,
+    range: std::ops::Range<usize>,
+    first: Term,
+    places: u32,
+) -> Sum {
+    let padded = |values: &[i32], zero| -> [i32; N] {
+        let values = &values[range.clone()];
+        values
+            .try_into()
+            .unwrap_or_else(|_| std::array::from_fn(|i| values.get(i).copied().unwrap_or(zero)))
+    };
+    let (x, y) = (padded(&a.significands, 0), padded(&b.significands, 0));
+    let (p, q) = (padded(&a.exponents, OF_ZERO), padded(&b.exponents, OF_ZERO));
+    let exponents: [i32; N] = std::array::from_fn(|i| p[i] + q[i]);
+    let of_first = if first.significand == 0 { OF_ZERO } else { first.exponent };
+    let exponent = exponents.iter().fold(of_first, |most, e| most.max(*e));
+    if exponent < OF_ZERO / 2 {
+        return Sum::Number { total: 0, exponent: 0, places };
+    }
+    let mut total = aligned(first, exponent, places);
+    // Significands of products have at most 22 bits, with 20 places, and so at most 27 when shifted up.
+    let up = places - (a.places + b.places);
+    for i in 0..N {
+        let product = x[i] * y[i];
+        let magnitude = (product.unsigned_abs() << up) >> (exponent - exponents[i]).min(31);
+        let sign = product >> 31;
+        total += i64::from((magnitude as i32 ^ sign) - sign);
     }
     Sum::Number { total, exponent, places }
+}
+
+/// The same with infinities and NaNs.
+fn add_any(
+    a: &Vector,
+    b: &Vector,
+    range: std::ops::Range<usize>,
+    start: Operand,
+    places: u32,
+) -> Sum {
+    let pairs = a.operands[range.clone()].iter().zip(&b.operands[range]);
+    let products = pairs.map(|(a, b)| times(*a, *b));
+    add_block(&std::iter::once(start).chain(products).collect::<Vec<_>>(), places)
 }
 
 /// `total · 2^(exponent - places)` cut off to f32; too large a number becomes an infinity.
@@ -203,18 +307,15 @@ impl Product {
         if self.accumulator == Type::S32 {
             return self.multiply_integers(a, b, c, d);
         }
-        let a: Vec<Operand> = a.iter().map(|bits| operand(self.a, *bits)).collect();
-        let b: Vec<Operand> = b.iter().map(|bits| operand(self.b, *bits)).collect();
+        let a: Vec<Vector> = a.chunks(k).map(|row| Vector::of(self.a, row)).collect();
+        let b: Vec<Vector> = b.chunks(k).map(|column| Vector::of(self.b, column)).collect();
         let (length, places) = block(self.a);
-        let mut terms = Vec::with_capacity(length + 1);
         for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
-            let (row_of_a, column_of_b) = (&a[row * k..][..k], &b[column * k..][..k]);
             let mut accumulator = c[row * n + column];
-            for (a, b) in row_of_a.chunks(length).zip(column_of_b.chunks(length)) {
-                terms.clear();
-                terms.push(operand(self.accumulator, accumulator));
-                terms.extend(a.iter().zip(b).map(|(a, b)| times(*a, *b)));
-                let sum = add_block(&terms, places);
+            for start in (0..k).step_by(length) {
+                let range = start..k.min(start + length);
+                let start = operand(self.accumulator, accumulator);
+                let sum = add_products(&a[row], &b[column], range, start, places);
                 accumulator = match self.accumulator {
                     Type::F16 => round_to_f16(sum),
                     _ => cut_to_f32(sum),
