@@ -11,6 +11,8 @@ mod atomics;
 mod conversions;
 #[path = "vectors/copies.rs"]
 mod copies;
+#[path = "vectors/execute.rs"]
+mod execute;
 #[path = "vectors/family.rs"]
 mod family;
 #[path = "vectors/floats.rs"]
@@ -61,6 +63,12 @@ fn main() {
             agrees(&family)
         }));
     }
+    for family in families() {
+        let name = family.name;
+        trials.push(Trial::test(format!("{name}_is_decoded_as_its_table_says"), move || {
+            verdict(&execute::objections(&family)?).map(|_| ())
+        }));
+    }
     for group in warps::all() {
         let name = group.name();
         let ptx = group.ptx();
@@ -69,6 +77,13 @@ fn main() {
         }));
         trials.push(Trial::ignorable_test(format!("{name}_agrees_with_the_device"), move || {
             warps_agree(group.as_ref())
+        }));
+    }
+    for group in warps::all() {
+        let Some(executed) = group.execute() else { continue };
+        let name = group.name();
+        trials.push(Trial::test(format!("{name}_is_decoded_as_its_table_says"), move || {
+            decoded(group.as_ref(), &executed?)
         }));
     }
     trials.push(Trial::test("a_recorded_file_reads_back_and_a_wrong_bit_is_seen", reads_back));
@@ -165,6 +180,12 @@ fn groups_are_simulated() -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+fn decoded(group: &dyn Group, words: &[Vec<u32>]) -> Result<(), Failed> {
+    let objections = words.iter().enumerate();
+    let objections = objections.flat_map(|(i, words)| group.objections(i, group.inputs(), words));
+    verdict(&objections.collect::<Vec<_>>()).map(|_| ())
 }
 
 fn verdict(objections: &[String]) -> Result<Completion, Failed> {

@@ -25,7 +25,7 @@ mod warp;
 pub use async_copy::AsyncCopy;
 pub use compute::{Compute, Outcome};
 pub use form::{Form, Names, Refusal, Symbol};
-pub use matrix::MatrixLoad;
+pub use matrix::{MatrixLoad, MatrixStore};
 pub use memory::{Address, Atomic, Load, Store};
 pub use synchronization::{Barrier, Reduction};
 
@@ -70,6 +70,8 @@ pub enum Op {
     },
     /// `ldmatrix`.
     MatrixLoad(MatrixLoad),
+    /// `stmatrix`.
+    MatrixStore(MatrixStore),
     /// `bar`, `barrier`.
     Barrier(Barrier),
     /// `bar.warp.sync`.
@@ -131,7 +133,7 @@ pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
         | "setmaxnreg" | "griddepcontrol" => control::decode(form)?,
         "bar" | "barrier" | "membar" | "fence" => synchronization::decode(form)?,
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(form)?,
-        "mma" | "ldmatrix" | "movmatrix" => matrix::decode(form)?,
+        "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => matrix::decode(form)?,
         _ => return Err(Refusal::Unknown),
     };
     form.finish()?;

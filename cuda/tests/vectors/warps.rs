@@ -6,6 +6,7 @@ use cudarc::{
     driver::{LaunchConfig, PushKernelArg},
     nvrtc::Ptx,
 };
+use libtest_mimic::Failed;
 use touchstone_cuda::simulator::{
     numeric::{
         convert::{self, Conversion},
@@ -62,6 +63,10 @@ pub trait Group: Send {
     fn ptx(&self) -> String;
     /// Runs the group; of each instruction, its words.
     fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String>;
+    /// Runs the group in the simulator's executor, if that has its instructions.
+    fn execute(&self) -> Option<Result<Vec<Vec<u32>>, Failed>> {
+        None
+    }
     /// What is wrong with a device's results of instruction `index`.
     fn objections(&self, index: usize, inputs: &[u32], device: &[u32]) -> Vec<String>;
 }
@@ -120,6 +125,10 @@ impl Group for Warps {
         text
     }
 
+    fn execute(&self) -> Option<Result<Vec<Vec<u32>>, Failed>> {
+        Some(super::execute::words(self))
+    }
+
     fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String> {
         let text = |error: cudarc::driver::DriverError| format!("{error:?}");
         let stream = &device.stream;
@@ -166,6 +175,18 @@ impl Group for Warps {
 fn list(register: &str, first: usize, count: usize) -> String {
     let names: Vec<_> = (first..first + count).map(|i| format!("%{register}{i}")).collect();
     format!("{{{}}}", names.join(", "))
+}
+
+impl Warps {
+    /// Number of cases, each a warp.
+    pub const fn cases(&self) -> usize {
+        CASES
+    }
+
+    /// Words that an instruction gives.
+    pub const fn result_words(&self) -> usize {
+        CASES * 32 * 4
+    }
 }
 
 const PROLOGUE: &str =

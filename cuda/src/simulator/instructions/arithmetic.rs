@@ -62,10 +62,11 @@ macro_rules! moded {
 }
 
 fn float(form: &mut Form<'_, '_>) -> Decoding {
+    let full = form.takes("full");
     if matches!(form.head, "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh")
-        || form.head != "fma" && (form.takes("approx") || form.takes("full"))
+        || form.head != "fma" && (full || form.takes("approx"))
     {
-        return Ok(Decoded::compute(approximate(form)?, Class::Special));
+        return Ok(Decoded::compute(approximate(form, full)?, Class::Special));
     }
     let target = form.target(0)?;
     let compute = match form.head {
@@ -111,8 +112,7 @@ fn float(form: &mut Form<'_, '_>) -> Decoding {
 }
 
 /// The approximate forms of `.f32`.
-fn approximate(form: &mut Form<'_, '_>) -> Result<Compute, Refusal> {
-    let full = form.takes("full");
+fn approximate(form: &mut Form<'_, '_>, full: bool) -> Result<Compute, Refusal> {
     form.takes("approx");
     let ftz = form.takes("ftz");
     let target = form.target(0)?;

@@ -1,4 +1,4 @@
-//! Warp-level matrix instructions (chapter 9.7.13): `mma`, `ldmatrix`, `movmatrix`.
+//! Warp-level matrix instructions (chapter 9.7.13): `mma`, `ldmatrix`, `stmatrix`, `movmatrix`.
 
 use super::{
     Decoded, Decoding, Form, Op, Refusal,
@@ -25,11 +25,23 @@ pub struct MatrixLoad {
     pub transposed: bool,
 }
 
+/// `stmatrix`: the same the other way.
+#[derive(Clone, Debug)]
+pub struct MatrixStore {
+    /// Where each lane's row goes.
+    pub address: Address,
+    /// One register for each matrix: 1, 2 or 4.
+    pub sources: Vec<Source>,
+    /// `.trans`.
+    pub transposed: bool,
+}
+
 /// Decodes by opcode.
 pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
     match form.head {
         "mma" => product(form),
         "ldmatrix" => load(form),
+        "stmatrix" => store(form),
         _ => transpose(form),
     }
 }
@@ -56,7 +68,7 @@ fn product(form: &mut Form<'_, '_>) -> Decoding {
         Type::S32 => matches!(a, Type::S8 | Type::U8),
         _ => false,
     };
-    let same_size = a.bytes() == b.bytes() && (8..=32).contains(&shape.k);
+    let same_size = a.bytes() == b.bytes() && (4..=32).contains(&shape.k);
     if d_type != accumulator || !known || !same_size {
         return Err(Refusal::Unknown);
     }
@@ -101,7 +113,8 @@ fn product(form: &mut Form<'_, '_>) -> Decoding {
     })
 }
 
-fn load(form: &mut Form<'_, '_>) -> Decoding {
+/// Number of matrices, whether transposed, and the space, of `ldmatrix` and `stmatrix`.
+fn matrices(form: &mut Form<'_, '_>) -> Result<(usize, bool, Option<Space>), Refusal> {
     let known = form.takes("sync") && form.takes("aligned") && form.takes("m8n8");
     let count = form.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)]).ok_or(Refusal::Unknown)?;
     let transposed = form.takes("trans");
@@ -109,6 +122,22 @@ fn load(form: &mut Form<'_, '_>) -> Decoding {
     if !known || form.kind()? != Type::B16 {
         return Err(Refusal::Unknown);
     }
+    Ok((count, transposed, space))
+}
+
+fn store(form: &mut Form<'_, '_>) -> Decoding {
+    let (count, transposed, space) = matrices(form)?;
+    let sources: Vec<Source> =
+        form.members(1)?.iter().map(|member| form.source_of(member)).collect::<Result<_, _>>()?;
+    if sources.len() != count {
+        return Err(Refusal::Operand(format!("{count} registers are needed")));
+    }
+    let store = MatrixStore { address: address(form, 0, space)?, sources, transposed };
+    Ok(Decoded::new(Op::MatrixStore(store), Class::Store))
+}
+
+fn load(form: &mut Form<'_, '_>) -> Decoding {
+    let (count, transposed, space) = matrices(form)?;
     let targets: Vec<Target> =
         form.members(0)?.iter().map(|member| form.target_of(member)).collect::<Result<_, _>>()?;
     if targets.len() != count {
