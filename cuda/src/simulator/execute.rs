@@ -3,6 +3,7 @@
 mod access;
 mod copies;
 mod matrix;
+mod warpgroup;
 
 use std::sync::atomic::AtomicU64;
 
@@ -103,7 +104,11 @@ impl<M: Monitor> Context<'_, '_, M> {
             {
                 return Ok(Next::Gather);
             }
-            Op::Aligned(_) | Op::MatrixLoad(_) | Op::MatrixStore(_) | Op::Barrier(_)
+            Op::Aligned(_)
+            | Op::MatrixLoad(_)
+            | Op::MatrixStore(_)
+            | Op::WarpgroupProduct(_)
+            | Op::Barrier(_)
                 if active != 0
                     && !warp.whole(group, active).map_err(|h| as_barrier(&decoded.op, h))? =>
             {
@@ -145,6 +150,7 @@ impl<M: Monitor> Context<'_, '_, M> {
                 self.wait_copies(warp, site, *pending, *all, active);
             }
             Op::MatrixLoad(load) => self.load_matrix(warp, site, load, active)?,
+            Op::WarpgroupProduct(product) => self.multiply(warp, site, product, active)?,
             Op::MatrixStore(store) => self.store_matrix(warp, site, store, active)?,
             Op::Barrier(barrier) => return self.arrive(warp, site, barrier, active),
             Op::WarpBarrier(_) => self.monitor.warp_barrier(site, active),

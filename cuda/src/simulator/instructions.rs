@@ -21,6 +21,7 @@ mod memory;
 mod movement;
 mod synchronization;
 mod warp;
+mod warpgroup;
 
 pub use async_copy::AsyncCopy;
 pub use compute::{Compute, Outcome};
@@ -28,6 +29,7 @@ pub use form::{Form, Names, Refusal, Symbol};
 pub use matrix::{MatrixLoad, MatrixStore};
 pub use memory::{Address, Atomic, Load, Store};
 pub use synchronization::{Barrier, Reduction};
+pub use warpgroup::{OperandA, WarpgroupProduct};
 
 use super::{
     monitor::{Class, Scope},
@@ -72,6 +74,8 @@ pub enum Op {
     MatrixLoad(MatrixLoad),
     /// `stmatrix`.
     MatrixStore(MatrixStore),
+    /// `wgmma.mma_async`.
+    WarpgroupProduct(Box<WarpgroupProduct>),
     /// `bar`, `barrier`.
     Barrier(Barrier),
     /// `bar.warp.sync`.
@@ -134,6 +138,7 @@ pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
         "bar" | "barrier" | "membar" | "fence" => synchronization::decode(form)?,
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(form)?,
         "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => matrix::decode(form)?,
+        "wgmma" => warpgroup::decode(form)?,
         _ => return Err(Refusal::Unknown),
     };
     form.finish()?;

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Words of results, of a plan whose only output they are.
-fn run(simulator: &Simulator, plan: &Plan) -> Result<Vec<u8>, Failed> {
+pub fn run(simulator: &Simulator, plan: &Plan) -> Result<Vec<u8>, Failed> {
     let prepared = simulator.prepare(plan).map_err(|error| format!("{error:#}"))?;
     prepared.run().map_err(|error| format!("{error:#}"))?;
     Ok(prepared.outputs().tensor("results").as_bytes().to_vec())

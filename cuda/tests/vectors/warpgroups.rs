@@ -6,12 +6,19 @@ use cudarc::{
     driver::{LaunchConfig, PushKernelArg},
     nvrtc::Ptx,
 };
-use touchstone_cuda::simulator::{
-    numeric::tensor::{Descriptor, Major, Product, Shape, Swizzle, fragment, product::bits},
-    types::Type,
+use libtest_mimic::Failed;
+use touchstone_cuda::{
+    Plan,
+    simulator::{
+        Simulator,
+        numeric::tensor::{Descriptor, Major, Product, Shape, Swizzle, fragment, product::bits},
+        types::Type,
+    },
 };
+use touchstone_reference::{DType, Tensor};
 
 use super::{
+    execute,
     family::Words,
     record::Device,
     warps::{Group, draw},
@@ -167,6 +174,10 @@ impl Group for Warpgroups {
         text
     }
 
+    fn execute(&self) -> Option<Result<Vec<Vec<u32>>, Failed>> {
+        Some(self.simulate())
+    }
+
     fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String> {
         let text = |error: cudarc::driver::DriverError| format!("{error:?}");
         let stream = &device.stream;
@@ -216,6 +227,27 @@ impl Group for Warpgroups {
             }
         }
         objections
+    }
+}
+
+impl Warpgroups {
+    fn simulate(&self) -> Result<Vec<Vec<u32>>, Failed> {
+        let simulator = Simulator::new().with_module("wgmma", self.ptx());
+        let bytes: Vec<u8> = self.image.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let pairs = self.descriptors.iter().flat_map(|(a, b)| [a.encode(), b.encode()]);
+        let pairs: Vec<u8> = pairs.flat_map(u64::to_le_bytes).collect();
+        let cases = self.descriptors.len();
+        let words = cases * 128 * RESULTS;
+        let mut plan = Plan::new();
+        let image = plan.table("image", Tensor::from_bytes(DType::U32, &[WORDS], &bytes));
+        let pairs = plan.table("pairs", Tensor::from_bytes(DType::U64, &[2 * cases], &pairs));
+        let results = plan.output("results", DType::U32, &[words * self.instructions.len()]);
+        let args = [image.into(), pairs.into(), results.into()];
+        plan.launch("wgmma", "wgmma", [cases, 1, 1], [128, 1, 1], 0, &args);
+        let results = execute::run(&simulator, &plan)?;
+        let results: Vec<u32> =
+            results.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Ok(results.chunks(words).map(<[u32]>::to_vec).collect())
     }
 }
 

@@ -5,6 +5,7 @@ pub mod descriptor;
 pub mod fragment;
 pub mod matrix;
 pub mod product;
+mod sum;
 pub mod tensor_map;
 
 pub use descriptor::{Descriptor, Major, Swizzle};
