@@ -11,7 +11,10 @@ use touchstone_cuda::{
     Plan,
     simulator::{
         Simulator,
-        numeric::tensor::{Descriptor, Major, Product, Shape, Swizzle, fragment, product::bits},
+        numeric::tensor::{
+            Descriptor, Major, Product, Shape, Swizzle, fragment,
+            product::{self, bits},
+        },
         types::Type,
     },
 };
@@ -21,7 +24,7 @@ use super::{
     execute,
     family::Words,
     record::Device,
-    warps::{Group, draw},
+    warps::{Group, draw, value},
 };
 
 /// One `wgmma` m64n16.
@@ -210,9 +213,10 @@ impl Group for Warpgroups {
         for (case, (pair, device)) in
             self.descriptors.iter().zip(device.chunks(128 * RESULTS)).enumerate()
         {
-            let ours = instruction.compute(inputs, *pair);
-            let wrong: Vec<_> =
-                (0..ours.len()).filter(|i| !same(instruction, ours[*i], device[*i])).collect();
+            let ours = instruction.compute(inputs, *pair, false);
+            let magnitudes = instruction.compute(inputs, *pair, true);
+            let agrees = |i: usize| same(instruction, i, ours[i], device[i], magnitudes[i]);
+            let wrong: Vec<_> = (0..ours.len()).filter(|i| !agrees(*i)).collect();
             if let Some(first) = wrong.first() {
                 objections.push(format!(
                     "{}, descriptors {case}: {} of {} wrong; thread {}, register {}: {:#x} instead of {:#x}",
@@ -251,14 +255,31 @@ impl Warpgroups {
     }
 }
 
-fn same(instruction: &Instruction, ours: u32, device: u32) -> bool {
-    let nan = |bits| instruction.product.accumulator == Type::F32 && f32::from_bits(bits).is_nan();
-    ours == device || (nan(ours) && nan(device))
+/// Whether a device's result word agrees: the same, NaN for NaN, or within the bound for products and
+/// accumulator of that magnitude. Unused words of a thread, and integers, must be equal.
+fn same(instruction: &Instruction, word: usize, ours: u32, device: u32, magnitude: u32) -> bool {
+    let product = &instruction.product;
+    if ours == device || product.accumulator == Type::S32 {
+        return ours == device;
+    }
+    if word % RESULTS >= instruction.accumulators() {
+        return false;
+    }
+    let width = bits(product.accumulator);
+    (0..32 / width).all(|i| {
+        let part = |word: u32| {
+            value(product.accumulator, word >> (width * i) & (u32::MAX >> (32 - width)))
+        };
+        let (ours, device) = (part(ours), part(device));
+        // The magnitude is itself cut off by as much as the bound allows.
+        let bound = product::bound(product, 1.01 * part(magnitude));
+        (ours.is_nan() && device.is_nan()) || (ours - device).abs() <= bound
+    })
 }
 
 impl Instruction {
-    /// The 8 result words of each of 128 threads.
-    fn compute(&self, image: &[u32], (a, b): (Descriptor, Descriptor)) -> Vec<u32> {
+    /// The 8 result words of each of 128 threads; `absolute` ones are the sums of magnitudes.
+    fn compute(&self, image: &[u32], (a, b): (Descriptor, Descriptor), absolute: bool) -> Vec<u32> {
         let Shape { m, n, k } = self.product.shape;
         let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_le_bytes()).collect();
         let size = bits(self.product.a) / 8;
@@ -282,6 +303,9 @@ impl Instruction {
         if self.negate_b {
             whole_b.iter_mut().for_each(|bits| *bits ^= sign);
         }
+        if absolute && self.product.accumulator != Type::S32 {
+            whole_a.iter_mut().chain(&mut whole_b).for_each(|bits| *bits &= sign - 1);
+        }
         let width = bits(self.product.accumulator);
         let mask = u32::MAX >> (32 - width);
         let place = |thread: usize, i: usize| {
@@ -297,6 +321,9 @@ impl Instruction {
         let mut c = vec![0; m * n];
         if self.accumulate {
             elements().for_each(|(thread, i)| c[place(thread, i)] = initial(thread, i));
+        }
+        if absolute {
+            c.iter_mut().for_each(|bits| *bits &= mask >> 1);
         }
         let mut d = vec![0; m * n];
         self.product.multiply(&whole_a, &whole_b, &c, &mut d);
