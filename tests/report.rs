@@ -3,7 +3,7 @@
 #[path = "browser/records.rs"]
 mod records;
 
-use records::{many, options, realistic, troubled};
+use records::{comparison, many, options, past, realistic, troubled};
 use touchstone_bench::record::{Executor, Outcome, Record};
 use touchstone_reports::{Options, render, write};
 
@@ -309,4 +309,81 @@ fn the_page_is_written_whole_or_not_at_all() {
         write(&realistic(), std::path::Path::new(&look), &options()).unwrap();
         write(&troubled(), &std::path::Path::new(&look).join("troubled"), &options()).unwrap();
     }
+}
+
+#[test]
+fn history_follows_each_case_over_the_revisions() {
+    let options = Options { history: true, ..Options::default() };
+    let page = render(&past(), &options).unwrap();
+    with_tree(&page, |tree| {
+        let history =
+            tree.descendants().find(|node| node.attribute("id") == Some("history")).unwrap();
+        let text = text_of(history);
+        assert!(text.contains("5 runs at 4 revisions"), "{}", &text[..200]);
+        for said in ["aaaa111", "cccc333", "last / first"] {
+            assert!(text.contains(said), "{said} is missing");
+        }
+        let sparks = history.descendants().filter(|node| node.attribute("class") == Some("spark"));
+        let timed = realistic().iter().filter(|record| record.measurement().is_some()).count();
+        assert_eq!(sparks.count(), timed);
+    });
+    let single = render(&realistic(), &options).unwrap();
+    assert!(single.contains("No question was timed more than once"));
+}
+
+#[test]
+fn a_comparison_is_told_with_every_verdict() {
+    let options = Options { comparison: Some(comparison()), ..Options::default() };
+    let page = render(&realistic(), &options).unwrap();
+    with_tree(&page, |tree| {
+        let section =
+            tree.descendants().find(|node| node.attribute("id") == Some("comparison")).unwrap();
+        let text = text_of(section);
+        assert!(text.contains("Not as good as before: "), "{}", &text[..200]);
+        for verdict in ["wrong", "missing", "slower", "unclear", "faster", "new", "same"] {
+            let rows = section
+                .descendants()
+                .filter(|node| node.has_tag_name("td") && node.attribute("class") == Some(verdict));
+            let told = comparison().changes.iter().filter(|c| c.verdict == verdict).count();
+            assert_eq!(rows.count(), told, "{verdict}");
+        }
+    });
+}
+
+/// Runs the command line in `folder`; returns what it printed.
+fn touchstone(folder: &std::path::Path, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_touchstone"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn records_files_become_pages_of_comparison_and_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let save = |name: &str, records: &[Record]| {
+        let lines: Vec<String> =
+            records.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
+        std::fs::create_dir_all(path.join("all")).unwrap();
+        std::fs::write(path.join("all").join(name), lines.join("\n")).unwrap();
+    };
+    let records = past();
+    let of = |revision: &str| -> Vec<Record> {
+        records.iter().filter(|r| r.environment.revision == revision).cloned().collect()
+    };
+    save("a.jsonl", &of("aaaa1111"));
+    save("c.jsonl", &of("cccc3333"));
+    let read = |name: &str| std::fs::read_to_string(path.join(name).join("index.html")).unwrap();
+
+    let told = touchstone(path, &["compare", "all/a.jsonl", "all/c.jsonl", "--out", "changes"]);
+    assert!(told.contains("| faster |") && told.contains("page: changes/index.html"), "{told}");
+    assert!(read("changes").contains("Nothing is worse than before: "), "all are faster");
+    touchstone(path, &["report", "all/a.jsonl", "--against", "all/c.jsonl", "--out", "worse"]);
+    assert!(read("worse").contains("Not as good as before: "), "all are slower");
+    touchstone(path, &["report", "--history", "all", "--out", "history"]);
+    assert!(read("history").contains("at 2 revisions"), "two files are two revisions");
 }

@@ -9,14 +9,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use touchstone_bench::record::Record;
 
+pub use comparison::{Change, Comparison};
+
 pub mod axis;
 pub mod cases;
 mod chain;
 pub mod chart;
+pub mod comparison;
 mod counters;
 pub mod derive;
 mod environments;
 pub mod figures;
+mod history;
 mod names;
 mod operation;
 mod page;
@@ -37,6 +41,10 @@ pub struct Options {
     pub notes: Vec<String>,
     /// Results of the text chain, shown as a section of their own.
     pub text_chain: Option<serde_json::Value>,
+    /// What changed against other records, shown first.
+    pub comparison: Option<Comparison>,
+    /// Whether to show the time of each case over the revisions among the records.
+    pub history: bool,
 }
 
 /// The page as text.
@@ -44,7 +52,8 @@ pub struct Options {
 /// # Errors
 /// If a plot cannot be drawn or a template rendered.
 pub fn render(records: &[Record], options: &Options) -> anyhow::Result<String> {
-    page::render(&derive::Sheet::of(records), options)
+    let history = if options.history { history::section(records)? } else { None };
+    page::render(&derive::Sheet::of(records), history, options)
 }
 
 /// Writes the page to `dir/index.html` and returns its path. A page that is there already is replaced only

@@ -55,6 +55,8 @@ fn arrange(marks: &[(Mark, (f64, f64))]) -> Vec<Name> {
             (-gap, 12.0),
             (-gap, -6.0),
         ];
+        // A name alone, of a line, stands above the line's end.
+        let places = if mark.radius > 0.0 { &places[..] } else { &[(-2.0, -4.0)] };
         let area = |(dx, dy): (f64, f64)| {
             let left = if dx > 0.0 { x + dx } else { x + dx - width };
             Area { left, top: y + dy - 11.0, right: left + width, bottom: y + dy + 3.0 }
@@ -67,7 +69,7 @@ fn arrange(marks: &[(Mark, (f64, f64))]) -> Vec<Name> {
                 && !discs().any(|other| other.overlaps(area))
                 && !names.iter().any(|other| other.area.overlaps(area))
         };
-        let place = places.into_iter().map(|place| (place, area(place))).find(|(_, a)| fits(a));
+        let place = places.iter().map(|&place| (place, area(place))).find(|(_, a)| fits(a));
         if let Some((offset, area)) = place {
             names.push(Name { mark: index, offset, area });
         }

@@ -1,5 +1,7 @@
 //! The page as data for its template: what is said first, then every operation, then everything else.
 
+use std::collections::HashSet;
+
 use minijinja::{Environment as Templates, context};
 use serde::Serialize;
 use touchstone_bench::{
@@ -10,9 +12,11 @@ use touchstone_bench::{
 use crate::{
     Options,
     chain::{self, Chain},
+    comparison,
     derive::{Row, Sheet},
     environments::{self, Machine},
     figures::Figure,
+    history::History,
     operation::{self, Operation},
     problems::{self, Group, Problem},
     raw,
@@ -35,6 +39,10 @@ struct Page {
     /// A link that holds all records.
     raw: String,
     records: usize,
+    comparison: Option<comparison::Section>,
+    history: Option<History>,
+    /// Whether history was asked for.
+    wants_history: bool,
 }
 
 #[derive(Serialize)]
@@ -44,7 +52,14 @@ struct Algorithm {
 }
 
 /// The page as text.
-pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
+pub fn render(
+    sheet: &Sheet<'_>,
+    history: Option<History>,
+    options: &Options,
+) -> anyhow::Result<String> {
+    let listed: HashSet<&str> = sheet.rows.iter().map(|row| row.record.case.as_str()).collect();
+    let compared = options.comparison.as_ref();
+    let compared = compared.map(|c| comparison::section(c, |case| listed.contains(case)));
     let page = Page {
         title: options.title.clone(),
         notes: options.notes.clone(),
@@ -58,6 +73,9 @@ pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
         devices: summary::devices(sheet)?,
         raw: raw::link(sheet.rows.iter().map(|row| row.record))?,
         records: sheet.rows.len(),
+        comparison: compared.transpose()?,
+        history,
+        wants_history: options.history,
     };
     let mut templates = Templates::new();
     templates.set_trim_blocks(true);
@@ -66,6 +84,7 @@ pub fn render(sheet: &Sheet<'_>, options: &Options) -> anyhow::Result<String> {
         ("page.html", include_str!("../templates/page.html")),
         ("parts.html", include_str!("../templates/parts.html")),
         ("operation.html", include_str!("../templates/operation.html")),
+        ("changes.html", include_str!("../templates/changes.html")),
         ("chain.html", include_str!("../templates/chain.html")),
     ] {
         templates.add_template(name, text)?;

@@ -59,15 +59,32 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     own.extend(run_cases(&mut runner, &selected, None, task, Some(&mut writer))?);
     let code = summarize(&own);
 
+    let notes = notes(&runner, records.len(), &own);
     records.extend(own);
     let options = Options {
         title: "Touchstone".into(),
-        notes: Vec::new(),
+        notes,
         text_chain: Some(serde_json::to_value(&chain)?),
+        ..Options::default()
     };
     let page = touchstone_reports::write(&records, &folder, &options)?;
     println!("report: {}", page.canonicalize().unwrap_or(page).display());
     Ok(code)
+}
+
+/// What of the page was made here and now, and what was recorded elsewhere.
+fn notes(runner: &Runner, shipped: usize, own: &[touchstone_bench::Record]) -> Vec<String> {
+    let environment = runner.environment();
+    let kernels = match (runner.gpu(), &environment.device) {
+        (Ok(_), Some(device)) => format!("kernels on its {}", device.name),
+        (Ok(_), None) => "kernels on its GPU".to_string(),
+        (Err(reason), _) => format!("no kernels ({reason}), only the references on its processor"),
+    };
+    vec![format!(
+        "Run on this machine just now: {} results, {kernels}. Shipped with touchstone and shown beside \
+         them: {shipped} recorded results.",
+        own.len()
+    )]
 }
 
 /// The chain's own tensors as inputs of the kernels: real text instead of drawn numbers.

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::Path, process::Command, sync::OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
-use touchstone_reports::write;
+use touchstone_reports::{Options, write};
 
 /// The checks of `check.py`, by their names there.
 const CHECKS: &[&str] = &[
@@ -65,6 +65,13 @@ fn check() -> Result<Results, Box<dyn std::error::Error>> {
     let options = records::options();
     write(&records::many(2000), &folder.join("large"), &options)?;
     write(&records::troubled(), &folder.join("troubled"), &options)?;
+    let changed = Options {
+        comparison: Some(records::comparison()),
+        history: true,
+        text_chain: None,
+        ..options
+    };
+    write(&records::past(), &folder.join("changed"), &changed)?;
     let output = python().arg(folder).output()?;
     if !output.status.success() {
         return Err(format!("check.py: {}", String::from_utf8_lossy(&output.stderr)).into());

@@ -7,7 +7,7 @@ use touchstone_bench::{
     record::{Executor, KernelResources, Measurement, Outcome, Record, SCHEMA, WorkRecord},
 };
 use touchstone_cuda::simulator::cost::{Cost, Counts};
-use touchstone_reports::Options;
+use touchstone_reports::{Change, Comparison, Options};
 
 /// A repeatable number between 0 and 1 from a text.
 fn noise(text: &str) -> f64 {
@@ -347,6 +347,68 @@ pub fn options() -> Options {
         title: "Touchstone".into(),
         notes: vec!["Quick run on this machine, with the recorded results of an H100.".into()],
         text_chain: Some(text_chain()),
+        ..Options::default()
+    }
+}
+
+/// The realistic records as three earlier revisions made them, the oldest first, and as they are now.
+pub fn past() -> Vec<Record> {
+    let now = realistic();
+    let earlier = [
+        ("aaaa1111", "2026-01-10", 1.4),
+        ("bbbb2222", "2026-01-17", 1.1),
+        ("cccc3333", "2026-01-24", 0.9),
+    ];
+    let mut all = Vec::new();
+    for (revision, date, slower) in earlier {
+        all.extend(now.iter().filter(|record| record.measurement().is_some()).map(|record| {
+            let mut record = record.clone();
+            record.environment.revision = revision.into();
+            record.environment.date = format!("{date}T12:00:00Z");
+            if let Outcome::Measured { measurement, .. } = &mut record.outcome {
+                let samples = measurement.cold_ns.iter_mut().chain(&mut measurement.warm_ns);
+                samples.for_each(|ns| *ns *= slower);
+            }
+            record
+        }));
+    }
+    all.extend(now);
+    all
+}
+
+/// A comparison with every verdict in it.
+pub fn comparison() -> Comparison {
+    let timed = realistic().into_iter().filter(|record| record.measurement().is_some());
+    let verdicts =
+        ["same", "slower", "faster", "unclear", "same", "missing", "same", "wrong", "new"];
+    let changes = timed.zip(verdicts.into_iter().cycle()).map(|(record, verdict)| {
+        let ns = record.measurement().and_then(|m| m.median_ns());
+        let ratio = match verdict {
+            "slower" => Some(1.2 + noise(&record.case)),
+            "faster" => Some(0.8 - 0.5 * noise(&record.case)),
+            "unclear" => Some(1.04),
+            "same" => Some(0.99 + 0.02 * noise(&record.case)),
+            _ => None,
+        };
+        Change {
+            verdict,
+            reason: "medians differ by more than the smallest effect that counts".into(),
+            variant: record.variant.clone(),
+            case: record.case.clone(),
+            place: "NVIDIA H100 80GB HBM3, driver 580.95.05".into(),
+            before_ns: ns,
+            after_ns: ns.zip(ratio).map(|(ns, ratio)| ns * ratio),
+            ratio,
+            interval: ratio.map(|ratio| [ratio * 0.97, ratio * 1.04]),
+            before_bytes: record.measurement().map(|m| m.peak_bytes as f64),
+            after_bytes: record.measurement().map(|m| m.peak_bytes as f64 * 1.5),
+        }
+    });
+    Comparison {
+        before: "before.jsonl".into(),
+        after: "after.jsonl".into(),
+        problem: None,
+        changes: changes.collect(),
     }
 }
 

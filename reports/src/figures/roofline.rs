@@ -134,9 +134,8 @@ fn compute(
     for (name, rate) in &roofs {
         let points = vec![(ridge(*rate), *rate), (most, *rate)];
         lines.push(Line { slot: 0, points, stroke: Stroke::Limit });
-        // At the line's end the name stands to its left, above the line.
         let label = Some(format!("{name} {}", units::flop_rate(*rate)));
-        marks.push(Mark { at: (most, rate * 1.15), label, ..Mark::default() });
+        marks.push(Mark { at: (most, *rate), label, ..Mark::default() });
     }
     let text = format!(
         "limits measured in this run: copies at {} GB/s, {}",
