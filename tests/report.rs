@@ -319,7 +319,7 @@ fn history_follows_each_case_over_the_revisions() {
         let history =
             tree.descendants().find(|node| node.attribute("id") == Some("history")).unwrap();
         let text = text_of(history);
-        assert!(text.contains("5 runs at 4 revisions"), "{}", &text[..200]);
+        assert!(text.contains("5 runs at 5 revisions"), "{}", &text[..200]);
         for said in ["aaaa111", "cccc333", "last / first"] {
             assert!(text.contains(said), "{said} is missing");
         }
