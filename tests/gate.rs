@@ -1,11 +1,14 @@
-//! What the gate must say: each verdict, and that it never passes for lack of something to compare.
+//! What the gate must say: each verdict, in every format, and that it never passes for lack of something to
+//! compare.
 
 use touchstone_bench::{
     agreement::{Agreement, OutputAgreement},
     environment::{Device, Environment},
-    record::{Executor, Measurement, Outcome, Record, SCHEMA},
+    record::{Executor, Measurement, Outcome, Record, SCHEMA, Side, Trial},
 };
-use touchstone_ci::{GateOptions, Verdict, Verdicts, compare, gate};
+use touchstone_ci::{
+    GateOptions, Mode, Noise, Verdict, Verdicts, baseline, compare, gate, gate_interleaved, prove,
+};
 use touchstone_cuda::simulator::cost::{Cost, Counts};
 
 const CASE: &str = "scan.sum:n=1024,dtype=f32,seed=1";
@@ -330,4 +333,384 @@ fn one_more_bank_conflict_closes_the_gate_with_the_numbers() {
 
     let uncounted = Record { cost: None, ..simulated(was.clone()) };
     expect(&gate(&[simulated(was)], &[uncounted], &options), Verdict::Missing, false);
+}
+
+/// Pseudo-random normal numbers that are the same everywhere (Box and Muller, over a linear congruence).
+fn normal(state: &mut u64) -> f64 {
+    let mut uniform = || {
+        *state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((*state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    };
+    (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()
+}
+
+/// An interleaved run of `questions` cases. Each process has an offset of its own (1 %), each sample scatter (2 %);
+/// side B of the first case takes `factor` times as long.
+fn interleaved(questions: usize, rounds: u32, factor: f64, state: &mut u64) -> Vec<Record> {
+    let mut records = Vec::new();
+    for question in 0..questions {
+        for round in 0..rounds {
+            for side in [Side::A, Side::B] {
+                let slow = if question == 0 && side == Side::B { factor } else { 1.0 };
+                let level = 1000.0 * slow * (1.0 + 0.01 * normal(state));
+                let samples: Vec<f64> =
+                    (0..15).map(|_| level * (1.0 + 0.02 * normal(state))).collect();
+                records.push(Record {
+                    case: format!("scan.sum:n={question},dtype=f32,seed=1"),
+                    trial: Some(Trial { side, round, binary: "00".into() }),
+                    ..cuda(measured(&samples))
+                });
+            }
+        }
+    }
+    records
+}
+
+#[test]
+fn one_slow_question_among_a_hundred_is_found_and_no_other_is_called() {
+    let mut state = 7;
+    let run = interleaved(100, 5, 1.10, &mut state);
+    let verdicts = gate_interleaved(&run, &GateOptions::default()).unwrap();
+    assert_eq!((verdicts.count(Verdict::Slower), verdicts.count(Verdict::Faster)), (1, 0));
+    let entry = &verdicts.entries[0];
+    assert!(entry.case.contains("n=0,") && entry.rounds == 5, "{entry:?}");
+    let [low, high] = entry.interval.unwrap();
+    assert!(low > 1.03 && low <= entry.ratio.unwrap() && entry.ratio.unwrap() <= high, "{entry:?}");
+    assert!(entry.q.unwrap() < 0.01);
+}
+
+#[test]
+fn the_same_build_against_itself_raises_no_alarm() {
+    let mut state = 11;
+    for _ in 0..20 {
+        let run = interleaved(50, 5, 1.0, &mut state);
+        let verdicts = gate_interleaved(&run, &GateOptions::default()).unwrap();
+        let alarms = verdicts.count(Verdict::Slower) + verdicts.count(Verdict::Faster);
+        assert_eq!((alarms, verdicts.passes()), (0, true));
+    }
+}
+
+#[test]
+fn a_change_that_chance_explains_among_many_questions_is_unclear() {
+    // Five samples against five give p = 0.012 at best: enough alone at 5 %, not among twenty.
+    let slow = || measured(&[1200.0, 1201.0, 1202.0, 1203.0, 1204.0]);
+    let fast = || measured(&[1000.0, 1001.0, 1002.0, 1003.0, 1004.0]);
+    let others = |outcome: fn(f64) -> Outcome| -> Vec<Record> {
+        let case =
+            |n: usize| Record { case: format!("scan.sum:n={n},seed=1"), ..cuda(outcome(5.0)) };
+        (0..20).map(case).collect()
+    };
+    let options = GateOptions { false_discovery: 0.05, ..GateOptions::default() };
+    expect(&gate(&[cuda(fast())], &[cuda(slow())], &options), Verdict::Slower, false);
+    let (mut old, mut new) = (others(around), others(around));
+    old.push(cuda(fast()));
+    new.push(cuda(slow()));
+    let verdicts = gate(&old, &new, &options);
+    assert_eq!((verdicts.count(Verdict::Slower), verdicts.count(Verdict::Unclear)), (0, 1));
+}
+
+#[test]
+fn too_few_rounds_and_sideless_records_allow_no_statement() {
+    let run = interleaved(1, 2, 2.0, &mut 1);
+    let verdicts = gate_interleaved(&run, &GateOptions::default()).unwrap();
+    expect(&verdicts, Verdict::Unclear, true);
+    assert!(verdicts.entries[0].reason.contains("too few rounds: 2 of at least 3"));
+    assert!(gate_interleaved(&[cuda(around(1.0))], &GateOptions::default()).is_err());
+}
+
+#[test]
+fn throttled_samples_are_left_out_and_counted() {
+    let throttled = |median, samples: usize, throttled| {
+        let Outcome::Measured { agreement, mut measurement } = around(median) else {
+            unreachable!()
+        };
+        measurement.cold_ns.truncate(samples);
+        measurement.throttled = throttled;
+        Outcome::Measured { agreement, measurement }
+    };
+    let verdicts = judge(throttled(1000.0, 9, 2), throttled(1000.0, 9, 3));
+    expect(&verdicts, Verdict::Same, true);
+    assert_eq!(verdicts.throttled(), 5);
+    assert!(verdicts.markdown().contains("5 samples were left out because the device throttled"));
+    let verdicts = judge(around(1000.0), throttled(5000.0, 4, 11));
+    expect(&verdicts, Verdict::Unclear, true);
+    assert!(verdicts.entries[0].reason.contains("11 were throttled"), "{:?}", verdicts.entries[0]);
+}
+
+#[test]
+fn each_workload_has_the_smallest_effect_that_its_own_history_teaches() {
+    let runs: Vec<Vec<Record>> = (0..8)
+        .map(|run| {
+            let shift = 1.0 + 0.001 * f64::from(run % 2);
+            vec![cuda(around(1000.0 * shift)), record("other", Executor::Cuda, around(9.0))]
+        })
+        .collect();
+    let noise = Noise::learn(&runs).unwrap();
+    let [floor] = noise.floors() else { panic!("{noise:?}") };
+    assert_eq!((floor.workload.as_str(), floor.mode), ("scan.sum/sizes", Mode::Stored));
+    assert_eq!(floor.comparisons, 2 * 28, "two variants, each run with each other");
+    assert!((floor.largest - 0.001).abs() < 1e-9, "{floor:?}");
+    // 4 % counts in so quiet a place, and not where nothing was learned. Two rounds of the same are needed to
+    // see it, since the samples scatter by 1 %.
+    let tight = |median: f64| {
+        measured(&[0.999, 1.0, 1.001, 1.0, 0.9995, 1.0005, 1.0, 1.0, 1.0].map(|s| s * median))
+    };
+    let judge = |noise: &Noise| {
+        let options = GateOptions { noise: noise.clone(), ..GateOptions::default() };
+        gate(&[cuda(tight(1000.0))], &[cuda(tight(1040.0))], &options)
+    };
+    expect(&judge(&noise), Verdict::Slower, false);
+    expect(&judge(&Noise::default()), Verdict::Same, true);
+
+    // A noisy history makes the gate careful.
+    let noisy: Vec<Vec<Record>> =
+        (0..8).map(|run| vec![cuda(around(1000.0 + 100.0 * f64::from(run % 2)))]).collect();
+    let noisy = Noise::learn(&noisy).unwrap();
+    let options = GateOptions { noise: noisy, ..GateOptions::default() };
+    expect(&gate(&[cuda(tight(1000.0))], &[cuda(tight(1120.0))], &options), Verdict::Same, true);
+
+    // It survives its file, one floor a line.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("noise.json");
+    noise.write(&path).unwrap();
+    assert_eq!(Noise::read(&path).unwrap(), {
+        noise.write(&path).unwrap();
+        Noise::read(&path).unwrap()
+    });
+    assert_eq!(Noise::read(&path).unwrap().floors(), noise.floors());
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+}
+
+#[test]
+fn noise_is_learned_only_from_one_build() {
+    let same = interleaved(3, 5, 1.0, &mut 3);
+    let noise = Noise::learn(std::slice::from_ref(&same)).unwrap();
+    assert_eq!(noise.floors()[0].mode, Mode::Interleaved);
+    let mut other = same;
+    for record in &mut other {
+        if let Some(trial) = record.trial.as_mut().filter(|trial| trial.side == Side::B) {
+            trial.binary = "11".into();
+        }
+    }
+    let error = Noise::learn(&[other]).unwrap_err().to_string();
+    assert!(error.contains("different binaries"), "{error}");
+    assert!(Noise::learn(&[vec![cuda(around(1.0))]]).is_err(), "one run teaches nothing");
+}
+
+#[test]
+fn the_proof_finds_few_alarms_and_large_changes() {
+    let same = interleaved(20, 16, 1.0, &mut 5);
+    let made = interleaved(20, 5, 1.10, &mut 6);
+    let proof = prove(&same, &[(1.10, made)], 60).unwrap();
+    assert!(proof.false_alarms().value() <= 0.05, "{:?}", proof.false_alarms());
+    assert!(proof.power(1.10).value() >= 0.95, "{:?}", proof.power(1.10));
+    assert!(proof.power(1.03).value() <= proof.power(1.10).value());
+    let text = proof.markdown();
+    assert!(text.contains("| 10 %: 1 of 20 |"), "{text}");
+    assert!(prove(&interleaved(2, 4, 1.0, &mut 5), &[], 10).is_err(), "too few rounds");
+}
+
+#[test]
+fn other_clocks_are_another_place() {
+    let at = |mhz, max| {
+        let mut record = cuda(around(1000.0));
+        let device = record.environment.device.as_mut().unwrap();
+        (device.sm_clock_mhz, device.max_sm_clock_mhz) = (Some(mhz), Some(max));
+        record
+    };
+    let judge = |old, new| gate(&[old], &[new], &GateOptions::default());
+    assert!(judge(at(1980, 1980), at(1965, 1980)).passes(), "one step of the clock");
+    for foreign in [at(1410, 1980), at(1980, 1755)] {
+        let verdicts = judge(at(1980, 1980), foreign);
+        assert!(!verdicts.passes());
+        let problem = verdicts.problem.unwrap();
+        assert!(problem.contains("1980 of 1980 MHz"), "{problem}");
+    }
+}
+
+#[test]
+fn accepting_writes_a_sorted_baseline_one_record_a_line_and_says_what_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("h100");
+    let other = |n: u32| Record { case: format!("scan.sum:n={n},seed=1"), ..cuda(around(500.0)) };
+    let changes = baseline::accept(&folder, &[other(2), cuda(around(1000.0)), other(1)]).unwrap();
+    assert_eq!(changes.len(), 3);
+    let path = folder.join("scan.jsonl");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let cases = |text: &str| -> Vec<String> {
+        let case = |line: &str| serde_json::from_str::<Record>(line).unwrap().case;
+        text.lines().map(case).collect()
+    };
+    assert!(cases(&before).is_sorted(), "{before}");
+
+    // A run of one question changes one line; the same again changes nothing.
+    let changes = baseline::accept(&folder, &[cuda(around(900.0))]).unwrap();
+    let [change] = &changes[..] else { panic!("{changes:?}") };
+    assert!(change.to_string().starts_with("~ 0.001000 ms → 0.000900 ms (0.900×)"), "{change}");
+    let after = std::fs::read_to_string(&path).unwrap();
+    let differing = before.lines().zip(after.lines()).filter(|(a, b)| a != b).count();
+    assert_eq!((differing, before.lines().count()), (1, after.lines().count()));
+    assert!(baseline::accept(&folder, &[cuda(around(900.0))]).unwrap().is_empty());
+    let accepted = touchstone_bench::record::read(&folder).unwrap();
+    assert!(gate(&accepted, &accepted, &GateOptions::default()).passes());
+
+    // What is wrong, failed, half of an interleaved run or made elsewhere is not accepted, and nothing is written.
+    let wrong = Outcome::Wrong { agreement: None, complaint: "3 NaN".into() };
+    let failed = Outcome::Failed { error: "out of memory".into() };
+    let mut elsewhere = cuda(around(1.0));
+    elsewhere.environment = environment("Other GPU", "550.1");
+    let half = interleaved(1, 3, 1.0, &mut 1);
+    for (bad, says) in [
+        (vec![cuda(around(1.0)), cuda(wrong)], "3 NaN"),
+        (vec![cuda(failed)], "out of memory"),
+        (vec![elsewhere], "Other GPU"),
+        (half, "interleaved"),
+    ] {
+        let error = baseline::accept(&folder, &bad).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+    }
+}
+
+#[test]
+fn a_folder_of_baselines_gives_the_one_of_this_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = [cuda(around(1000.0))];
+    let mut there = here.clone();
+    there[0].environment = environment("Other GPU", "550.1");
+    baseline::accept(&dir.path().join("other"), &there).unwrap();
+    let missing = baseline::find(dir.path(), &here).unwrap().unwrap_err();
+    assert!(
+        missing.contains("no baseline for Example GPU") && missing.contains("other"),
+        "{missing}"
+    );
+    baseline::accept(&dir.path().join("this"), &here).unwrap();
+    let (records, folder) = baseline::find(dir.path(), &here).unwrap().unwrap();
+    assert_eq!((records.len(), folder), (1, dir.path().join("this")));
+}
+
+/// Verdicts of every kind, with text that could break a format.
+fn every_verdict() -> Verdicts {
+    let nasty = "3 NaN & <tag> \"quoted\" 100 %, a|b\nsecond line: \u{1}";
+    let named = |name: &str, outcome| record(name, Executor::Cuda, outcome);
+    let baseline =
+        ["slow", "fast", "same", "gone", "wrong", "few"].map(|n| named(n, around(1000.0)));
+    let current = [
+        named("slow", around(2000.0)),
+        named("fast", around(500.0)),
+        named("same", around(1000.0)),
+        named("wrong", Outcome::Wrong { agreement: None, complaint: nasty.into() }),
+        named("few", measured(&[1.0, 2.0])),
+        named("new", around(1000.0)),
+    ];
+    let verdicts = gate(&baseline, &current, &GateOptions::default());
+    for verdict in Verdict::ALL {
+        assert_eq!(verdicts.count(verdict), 1, "{verdict:?}");
+    }
+    verdicts
+}
+
+#[test]
+fn verdicts_json_follows_its_schema() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ci/verdicts.schema.json");
+    let schema = touchstone_ci::json_schema();
+    if std::env::var_os("TOUCHSTONE_ACCEPT").is_some() {
+        std::fs::write(path, &schema).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == schema, "stale: run with TOUCHSTONE_ACCEPT=1 and commit it");
+    let schema = serde_json::from_str(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mut json: serde_json::Value =
+        serde_json::from_str(&every_verdict().json().unwrap()).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&json).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    json["entries"][0]["verdict"] = "splendid".into();
+    assert!(!validator.is_valid(&json), "the schema takes anything");
+}
+
+#[test]
+fn junit_xml_is_well_formed_and_counts_what_it_holds() {
+    let mut verdicts = every_verdict();
+    verdicts.problem = Some("foreign <baseline>".into());
+    let text = verdicts.junit().unwrap();
+    let document = roxmltree::Document::parse(&text).unwrap();
+    let root = document.root_element();
+    assert_eq!(root.tag_name().name(), "testsuites");
+    let all = |node: roxmltree::Node<'_, '_>, name: &str| {
+        node.descendants().filter(|n| n.tag_name().name() == name).count()
+    };
+    // As the JUnit schema has it: suites hold cases, and say how many of which kind.
+    for node in root.children().filter(roxmltree::Node::is_element).chain([root]) {
+        let says = |name: &str| node.attribute(name).unwrap().parse::<usize>().unwrap();
+        assert_eq!(says("tests"), all(node, "testcase"));
+        assert_eq!(says("failures"), all(node, "failure"));
+        assert_eq!(says("errors"), all(node, "error"));
+    }
+    let cases = root.descendants().filter(|n| n.tag_name().name() == "testcase");
+    assert!(cases.clone().all(|c| c.attribute("name").is_some()));
+    assert!(cases.clone().skip(1).all(|c| c.attribute("classname") == Some("scan.sum.sizes")));
+    let counts = ["testcase", "failure", "error", "skipped"].map(|name| all(root, name));
+    assert_eq!(counts, [8, 3, 1, 1]);
+    let messages: Vec<_> = root.descendants().filter_map(|n| n.attribute("message")).collect();
+    assert!(messages.iter().any(|m| m.contains("3 NaN & <tag> \"quoted\"")), "{messages:?}");
+}
+
+#[test]
+fn sarif_is_read_by_a_sarif_reader() {
+    let log: serde_sarif::sarif::Sarif =
+        serde_json::from_str(&every_verdict().sarif().unwrap()).unwrap();
+    let run = &log.runs[0];
+    let results = run.results.as_ref().unwrap();
+    let rules: Vec<_> = results.iter().map(|r| r.rule_id.clone().unwrap()).collect();
+    assert_eq!(rules, ["wrong", "missing", "slower"]);
+    let known: Vec<_> = run.tool.driver.rules.iter().flatten().map(|r| r.id.clone()).collect();
+    assert!(rules.iter().all(|rule| known.contains(rule)), "{known:?}");
+    for result in results {
+        let place = &result.locations.as_ref().unwrap()[0].physical_location.as_ref().unwrap();
+        assert!(place.artifact_location.as_ref().unwrap().uri.is_some());
+        assert!(place.region.as_ref().unwrap().start_line == Some(1));
+    }
+}
+
+#[test]
+fn bencher_metric_format_follows_its_description() {
+    // bencher.dev/docs/reference/bencher-metric-format
+    let number = serde_json::json!({ "type": "number" });
+    let schema = serde_json::json!({
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": { "minLength": 1, "maxLength": 1024 },
+        "additionalProperties": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {
+                "type": "object",
+                "required": ["value"],
+                "properties": { "value": number, "lower_value": number, "upper_value": number },
+                "additionalProperties": false,
+            },
+        },
+    });
+    let json: serde_json::Value =
+        serde_json::from_str(&every_verdict().bencher().unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&json).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let slow = &json[format!("slow on {CASE}")]["latency"];
+    assert_eq!((slow["value"].as_f64(), json.as_object().unwrap().len()), (Some(2000.0), 5));
+}
+
+#[test]
+fn annotations_are_one_command_a_line_whatever_the_text_holds() {
+    let text = every_verdict().annotations();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    for line in &lines {
+        let rest = line.strip_prefix("::error title=").unwrap();
+        let (title, message) = rest.split_once("::").unwrap();
+        assert!(!title.contains([':', ',']) && !message.is_empty(), "{line}");
+    }
+    assert!(lines[0].contains("title=wrong%3A wrong::"), "{}", lines[0]);
+    assert!(lines[0].contains("100 %25, a|b%0Asecond line"), "{}", lines[0]);
 }
