@@ -13,10 +13,15 @@ layout, and --check compiles a file that differs again, under other layouts, bef
 
   compile.py --resources [STEM ...]  also assemble with ptxas for sm_90a and print registers, spills and
                                      shared memory of every kernel
+  compile.py --resources --json      write them to cuda/resources.json for all kernels; what was rewritten is always
+                                     noted there. A kernel that takes more than before is refused with both
+                                     numbers, unless --accept is given
+  compile.py --resources --check     write nothing; exit 1 if any kernel takes more than resources.json says
 """
 
 import argparse
 import ctypes
+import json
 import os
 import pathlib
 import re
@@ -25,7 +30,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-KERNELS, PTX = HERE / "kernels", HERE / "ptx"
+KERNELS, PTX, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "resources.json"
 BUDGET_BYTES = 4 * 1024 * 1024
 ATTEMPTS = 12
 FIXED_LAYOUT = "TOUCHSTONE_FIXED_LAYOUT"
@@ -112,21 +117,67 @@ def another_layout_gives(stem, committed):
 
 
 def resources(ptx):
-    """Print what ptxas says of each kernel in a PTX file."""
+    """What ptxas says of each kernel in a PTX file: {symbol: {registers, spill_bytes, shared_bytes}}."""
     ptxas = package("cuda_nvcc") / "bin" / "ptxas"
     with tempfile.TemporaryDirectory() as folder:
         command = [ptxas, "-v", "-arch=sm_90a", "-o", f"{folder}/out.cubin", ptx]
         run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
         sys.exit(f"{ptx.name}: ptxas refuses it\n{run.stderr}")
-    name, spills = "?", ""
+    name, spills, found = "?", 0, {}
     for line in run.stderr.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):
             name = match[1]
-        elif "bytes stack frame" in line:
-            spills = line.strip()
-        elif match := re.search(r"Used (\d+) registers(.*)", line):
-            print(f"{name:48} {match[1]:>4} registers{match[2]}; {spills}")
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spills = int(match[1]) + int(match[2])
+        elif match := re.search(r"Used (\d+) registers", line):
+            shared = re.search(r"(\d+) bytes smem", line)
+            found[name] = {
+                "registers": int(match[1]),
+                "spill_bytes": spills,
+                "shared_bytes": int(shared[1]) if shared else 0,
+            }
+    return found
+
+
+def changes(old, new):
+    """What rose, and what else differs, between two tables {stem/symbol: resources}, in words."""
+    rises, others = [], []
+    for kernel, now in sorted(new.items()):
+        was = old.get(kernel)
+        if was is None:
+            others.append(f"{kernel}: new: {now['registers']} registers")
+            continue
+        for what in now:
+            if now[what] != was[what]:
+                line = f"{kernel}: {what.replace('_', ' ')} {was[what]} -> {now[what]}"
+                (rises if now[what] > was[what] else others).append(line)
+    others += [f"{kernel}: gone" for kernel in sorted(set(old) - set(new))]
+    return rises, others
+
+
+def settle(table, stems, whole, options):
+    """Hold the table of these files (or of the whole folder) against resources.json, or note it there. Gives the
+    exit code."""
+    old = json.loads(RESOURCES.read_text(encoding="utf-8")) if RESOURCES.exists() else {}
+    known = {k: v for k, v in old.items() if whole or k.split("/")[0] in stems}
+    rises, others = changes(known, table)
+    for line in rises:
+        print(f"rose: {line}")
+    for line in others:
+        print(line)
+    if options.check:
+        if not old:
+            print(f"{RESOURCES.name} is missing: write it with --resources --json")
+        return 1 if rises or not old else 0
+    if rises and not options.accept:
+        print("not noted: give --resources --json --accept if these rises are worth what they buy")
+        return 1
+    files = {source.stem for source in KERNELS.glob("*.cu")}
+    kept = {k: v for k, v in old.items() if k not in known and k.split("/")[0] in files}
+    lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted({**kept, **table}.items()))
+    RESOURCES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    return 0
 
 
 def main():
@@ -134,6 +185,8 @@ def main():
     parser.add_argument("stems", nargs="*", metavar="STEM")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--resources", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--accept", action="store_true")
     parser.add_argument("--print", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.print:
@@ -144,7 +197,7 @@ def main():
         if unknown:
             parser.error(f"no kernel file named {', '.join(sorted(unknown))}")
         sources = [s for s in sources if s.stem in options.stems]
-    nvrtc, stale = Nvrtc(), []
+    nvrtc, stale, table, stems = Nvrtc(), [], {}, []
     PTX.mkdir(exist_ok=True)
     for source in sources:
         ptx, path = nvrtc.compile(source), PTX / f"{source.stem}.ptx"
@@ -157,8 +210,13 @@ def main():
             stale.append(path.name)
             if not options.check:
                 path.write_text(ptx, encoding="utf-8")
-        if options.resources and path.exists():
-            resources(path)
+        rewritten = path.name in stale and not options.check
+        if (options.resources or rewritten) and path.exists():
+            stems.append(source.stem)
+            for symbol, takes in resources(path).items():
+                table[f"{source.stem}/{symbol}"] = takes
+                if options.resources and not options.check:
+                    print(f"{symbol:48} " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in takes.items()))
     if options.print:
         return
     if not options.stems:
@@ -173,7 +231,10 @@ def main():
         sys.exit(f"cuda/ptx holds {total} bytes, over its budget of {BUDGET_BYTES}")
     verdict = ("stale: " if options.check else "written: ") + ", ".join(stale) if stale else "up to date"
     print(f"{len(sources)} kernel files, {total / 1024:.0f} KiB of PTX in all; {verdict}")
-    sys.exit(1 if options.check and stale else 0)
+    more, whole = 0, len(stems) == len(list(KERNELS.glob("*.cu")))
+    if stems and (options.json or options.check or stale):
+        more = settle(table, stems, whole, options)
+    sys.exit(1 if options.check and stale else more)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ impl Answerer {
         };
         let answers = BufReader::new(answers);
         let mut started = Self { process, questions, answers, trial, path: path.to_path_buf() };
-        started.answer().context("it does not answer: is it a touchstone that knows --against?")?;
+        let why = || format!("{}: is it a touchstone that knows --against?", path.display());
+        started.answer().with_context(why)?;
         Ok(started)
     }
 
