@@ -66,7 +66,7 @@ fn agrees(variant: &Variant, case: &Case) -> Result<bool, String> {
     let gpu = GPU.get().expect("trials run only where there is a GPU");
     let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
     let run = || -> anyhow::Result<Option<Verdict>> {
-        let Ok(prepared) = verify::prepare(&gpu, &plan)? else { return Ok(None) };
+        let Ok(prepared) = verify::prepare(&*gpu, &plan)? else { return Ok(None) };
         verify::verify(&prepared, &problem, variant.deterministic).map(Some)
     };
     match run().map_err(|e| replay(format!("{e:#}")))? {
@@ -113,7 +113,7 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
     let (params, inputs) = chain::repeated(&target, &draft, LAW_ROWS, 11);
     let plan = (variant.plan)(&Case::new(variant.op, &params, 11), &inputs)?;
     let gpu = GPU.get().ok_or("no GPU")?.lock().unwrap_or_else(PoisonError::into_inner);
-    let prepared = verify::prepare(&gpu, &plan)??;
+    let prepared = verify::prepare(&*gpu, &plan)??;
     prepared.run()?;
     let outputs = prepared.outputs()?;
     let law = law::joint(&target, &draft);

@@ -63,7 +63,7 @@ pub fn is_judged_rightly(variant: &Variant, gpu: &OnceLock<Mutex<Gpu>>) -> Resul
     let problem = Problem::new(&case)?;
     let plan = verify::plan(variant, &problem)?;
     let gpu = gpu.get().ok_or("no GPU")?.lock().unwrap_or_else(PoisonError::into_inner);
-    let prepared = verify::prepare(&gpu, &plan)??;
+    let prepared = verify::prepare(&*gpu, &plan)??;
     match (variant.name, verify::verify(&prepared, &problem, true)?) {
         ("sound", Verdict::Right(_)) => Ok(()),
         ("sound", other) => Err(format!("the control is refused: {other:?}").into()),
