@@ -28,6 +28,7 @@ mod cases {
     pub mod attention;
     pub mod embedding;
     pub mod ngram;
+    pub mod recurrent;
     pub mod ssm;
     pub mod upsample;
 }
@@ -48,6 +49,7 @@ fn strategies() -> Strategies {
         cases::embedding::strategies(),
         cases::attention::strategies(),
         cases::ssm::strategies(),
+        cases::recurrent::strategies(),
         cases::acceptance::strategies(),
         cases::upsample::strategies(),
     ]

@@ -17,6 +17,7 @@ pub mod acceptance;
 pub mod attention;
 pub mod embedding;
 pub mod ngram;
+pub mod recurrent;
 pub mod ssm;
 pub mod upsample;
 
@@ -34,6 +35,7 @@ pub fn variants() -> impl Iterator<Item = &'static Variant> {
         embedding::VARIANTS,
         attention::VARIANTS,
         ssm::VARIANTS,
+        recurrent::VARIANTS,
         acceptance::VARIANTS,
         upsample::VARIANTS,
     ]

@@ -17,6 +17,7 @@ pub mod acceptance;
 pub mod attention;
 pub mod embedding;
 pub mod ngram;
+pub mod recurrent;
 pub mod ssm;
 pub mod upsample;
 
@@ -27,8 +28,8 @@ pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
 pub use tensor::{DType, Data, Tensor, Tensors};
 
 /// The verticals, in the order in which they are listed and reported.
-pub const VERTICALS: [&str; 6] =
-    ["ngram", "embedding", "attention", "ssm", "acceptance", "upsample"];
+pub const VERTICALS: [&str; 7] =
+    ["ngram", "embedding", "attention", "ssm", "recurrent", "acceptance", "upsample"];
 
 /// Every operation of every vertical.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
@@ -37,6 +38,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         embedding::OPERATIONS,
         attention::OPERATIONS,
         ssm::OPERATIONS,
+        recurrent::OPERATIONS,
         acceptance::OPERATIONS,
         upsample::OPERATIONS,
     ]
