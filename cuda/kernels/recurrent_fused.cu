@@ -101,8 +101,12 @@ __device__ __forceinline__ void steps(const uint4* arranged, float* gates, const
     const uint4* w = arranged + (i64)(direction * gridDim.x + blockIdx.x) * WARPS * per_warp;
     if (resident) {
         uint4* kept = (uint4*)(shared + Tile::BYTES);
-#pragma unroll 4
-        for (int i = threadIdx.x; i < WARPS * per_warp; i += THREADS) kept[i] = w[i];
+#pragma unroll 1
+        for (int i = threadIdx.x; i < WARPS * per_warp; i += THREADS)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(kept + i)),
+                         "l"(w + i)
+                         : "memory");
+        asm volatile("cp.async.wait_all;" ::: "memory");
         w = kept;
         __syncthreads();
     }

@@ -97,7 +97,7 @@ __device__ __forceinline__ void store(const float (&sum)[4][4][4], float* staged
         }
         __syncthreads();
         const i64 column = column0 + threadIdx.x % TILE;
-#pragma unroll 4
+#pragma unroll 2
         for (int r = threadIdx.x / TILE; r < 64; r += 256 / TILE) {
             const i64 row = row0 + half * 64 + r;
             if (row >= rows || column >= columns) continue;
@@ -195,7 +195,7 @@ extern "C" __global__ void __launch_bounds__(256)
                 right[kb][rb] = in_b ? from_b[(column0 + rb) * b_col + (k0 + kb) * b_k] : 0.f;
             }
             __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
             for (int k = 0; k < 16; ++k) {
                 const float4 u = *(const float4*)&left[k][y], v = *(const float4*)&right[k][x];
                 const float us[4] = {u.x, u.y, u.z, u.w}, vs[4] = {v.x, v.y, v.z, v.w};
