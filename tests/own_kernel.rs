@@ -252,3 +252,74 @@ fn every_kernel_of_a_workload_of_its_operation_is_planned_when_no_case_is_given(
     assert!(code == Some(expected) && said.contains("0 failed"), "{said}");
     assert!(said.contains("'supports' is false: field == \"real\""), "{said}");
 }
+
+#[path = "../bench/examples/own_kernel.rs"]
+#[allow(dead_code)]
+mod rust_example;
+
+#[test]
+fn the_example_in_rust_runs_a_kernel_of_its_own_beside_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = written(folder.path(), &ours());
+    let records = rust_example::check(&path, &format!("ssm.recurrence:{SMALL},seed=1")).unwrap();
+    let own = records.iter().find(|record| record.variant == "own:mine").unwrap();
+    use touchstone_bench::Outcome::{Checked, Skipped};
+    assert!(matches!(own.outcome, Checked { .. } | Skipped { .. }), "{:?}", own.outcome);
+    assert!(records.len() > 3, "ours are missing");
+}
+
+/// Runs a command; `None` when there is no such program here.
+fn ran(command: &mut Command) -> Option<(Option<i32>, String)> {
+    match command.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        output => {
+            let output = output.unwrap();
+            let (out, err) = (output.stdout, output.stderr);
+            let said =
+                format!("{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err));
+            Some((output.status.code(), said))
+        }
+    }
+}
+
+fn python(script: &str, case: Option<&str>) -> Option<(Option<i32>, String)> {
+    let path = root().join("bench/examples/python").join(script);
+    let mut command = Command::new("python3");
+    command.env("TOUCHSTONE", env!("CARGO_BIN_EXE_touchstone")).env("PYTHONDONTWRITEBYTECODE", "1");
+    ran(command.arg(path).args(case))
+}
+
+#[test]
+fn the_examples_in_python_are_found_right() {
+    let Some((code, said)) = python("check_plain.py", None) else { return };
+    assert!(code == Some(0) && said.starts_with("right"), "{said}");
+    // A case that it computes wrongly, since it knows of no initial state.
+    let (code, said) = python("check_plain.py", Some(&format!("ssm.recurrence:{SMALL}"))).unwrap();
+    assert!(code == Some(1) && said.starts_with("WRONG"), "{said}");
+    let (_, said) = python("check_plain.py", Some("ssm.recurrence:rows=1")).unwrap();
+    assert!(said.contains("ValueError") && said.contains("rows"), "{said}");
+    // Needs PyTorch and Triton, which few machines without a GPU have.
+    for script in ["check_torch.py", "check_triton.py"] {
+        let (code, said) = python(script, None).unwrap();
+        let cannot = ["No module named 'torch'", "No module named 'triton'", "CUDA", "NVIDIA"];
+        let missing = cannot.iter().any(|what| said.contains(what));
+        assert!(missing || (code == Some(0) && said.starts_with("right")), "{script}: {said}");
+    }
+}
+
+#[test]
+fn the_example_in_cpp_is_found_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let source = root().join("bench/examples/cpp/own_program.cpp");
+    let mut compile = Command::new("c++");
+    compile.args(["-std=c++17", "-O1", "-Wall", "-Werror", "-o", &at("own_program")]).arg(source);
+    let Some((code, said)) = ran(&mut compile) else { return };
+    assert_eq!(code, Some(0), "{said}");
+    let case = "ssm.recurrence:batch=3,seq_len=17,channels=4,field=real,dtype=f32,seed=9";
+    assert_eq!(touchstone(&["export", case, "--out", &at("case")]).0, Some(0));
+    let (code, said) = ran(Command::new(at("own_program")).args([at("case"), at("out")])).unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = touchstone(&["verify", case, "--output", &at("out")]);
+    assert!(code == Some(0) && said.starts_with("right"), "{said}");
+}
