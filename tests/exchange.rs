@@ -89,7 +89,7 @@ fn every_operation_s_problem_comes_back_from_its_file_bit_for_bit() {
         exchange::export(&problem, &workload::embedded().unwrap(), &path).unwrap();
         let again = exchange::problem(&problem.case, &path).unwrap();
         assert_eq!(again.inputs, problem.inputs, "{}", problem.case);
-        assert!(again.source.starts_with("file:") && again.source.contains("sha256:"));
+        assert!(again.source.starts_with("file:") && again.source.contains("blake3:"));
         let mut archive = Archive::open(&path).unwrap();
         let note: serde_json::Value =
             serde_json::from_str(archive.note("touchstone").unwrap()).unwrap();
@@ -329,7 +329,7 @@ fn own_inputs_replace_drawn_ones_and_are_named_with_their_hash() {
     says(folder.path(), &run, 0, &["1 measured"]);
     let records = touchstone_bench::record::read(&folder.path().join("r.jsonl")).unwrap();
     let source = records[0].inputs.clone();
-    assert!(source.starts_with("file:ones sha256:") && source.len() == 33, "{source}");
+    assert!(source.starts_with("file:ones blake3:") && source.len() == 33, "{source}");
     assert!(records.iter().all(|r| r.inputs == source));
 
     let odd = Tensors::new().with("b", Tensor::from_real(DType::F32, &[1], &[1.0]));

@@ -174,7 +174,8 @@ fn malformed_descriptions_are_named_with_their_place() {
     let empty = folder.path().join("empty.ptx");
     std::fs::write(&empty, "// nothing here").unwrap();
     let error = Custom::read_for(&written(folder.path(), &ours()), &empty, "k").unwrap_err();
-    assert!(error.to_string().contains("no kernel in it"), "{error}");
+    let error = format!("{error:#}");
+    assert!(error.contains("empty.ptx") && error.contains("no kernel in it"), "{error}");
 }
 
 /// Folders that hold libnvrtc, where the kernels' own compiler was installed for `.ci/run`.

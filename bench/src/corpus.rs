@@ -66,6 +66,14 @@ impl Corpus {
     pub fn from_file(path: &Path) -> Result<Self, CorpusError> {
         let bytes = std::fs::read(path)
             .map_err(|source| CorpusError::Unreadable { path: path.into(), source })?;
+        Self::from_bytes(path, bytes)
+    }
+
+    /// The same with the file's bytes already read; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Corpus::from_file`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, CorpusError> {
         let text = String::from_utf8(bytes).map_err(|error| {
             let offset = error.utf8_error().valid_up_to();
             let bytes = error.as_bytes();

@@ -33,7 +33,6 @@ use safetensors::{
 };
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use touchstone_reference::{
     Case, DType, Discrete, Expected, Outputs, Real, Tensor, Tensors, operation,
 };
@@ -382,21 +381,16 @@ pub fn read_inputs(case: &Case, path: &Path) -> anyhow::Result<(Tensors, String)
     }
     ensure!(replaced > 0, "{}: no tensor in it", path.display());
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok((inputs, format!("file:{file_name} sha256:{}", sha256(path)?)))
+    Ok((inputs, format!("file:{file_name} blake3:{}", hash(path)?)))
 }
 
-/// The first 16 hexadecimal digits of a file's SHA-256.
-fn sha256(path: &Path) -> anyhow::Result<String> {
-    let at = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(at)?;
-    let (mut hasher, mut chunk) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut chunk).with_context(at)? {
-            0 => break,
-            read => hasher.update(&chunk[..read]),
-        }
-    }
-    Ok(hasher.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+/// The first 16 hexadecimal digits of a file's BLAKE3 hash.
+fn hash(path: &Path) -> anyhow::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    File::open(path)
+        .and_then(|file| hasher.update_reader(file).map(drop))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hasher.finalize().to_hex()[..16].to_string())
 }
 
 /// The problem of a case with inputs from a file.

@@ -210,15 +210,24 @@ impl Custom {
     }
 
     fn load(spec: Spec, source: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let text = source::ptx(source, &spec.compile, folder)?;
+        Self::of(spec, &text).with_context(|| source.display().to_string())
+    }
+
+    fn of(spec: Spec, ptx: &str) -> anyhow::Result<Self> {
         if let Some(at) = spec.launch.iter().position(|launch| launch.symbol.is_none()) {
             bail!("launch {} names no 'symbol', the extern \"C\" name of its kernel", at + 1);
         }
-        let text = source::ptx(source, &spec.compile, folder)?;
-        let module = ptx::add(&spec.name, &text);
-        if ptx::symbols(module).is_empty() {
-            bail!("{}: no kernel in it (no .entry in its PTX)", source.display());
-        }
-        Ok(Self { spec, module })
+        ensure!(!ptx::symbols(ptx).is_empty(), "no kernel in it (no .entry in its PTX)");
+        Ok(Self { spec, module: ptx::add(ptx) })
+    }
+
+    /// A kernel whose description and PTX are in memory already; a `source` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Custom::read`].
+    pub fn new(description: &str, ptx: &str) -> anyhow::Result<Self> {
+        Self::of(parse(description)?, ptx)
     }
 
     /// The operation it computes.
@@ -334,7 +343,7 @@ impl Custom {
 
     fn fits_signature(&self, symbol: &str, args: &[Arg]) -> anyhow::Result<()> {
         let declared = ptx::signature(self.module, symbol).with_context(|| {
-            let known = ptx::symbols(self.module).join(", ");
+            let known = ptx::symbols(ptx::module(self.module).unwrap_or_default()).join(", ");
             format!("the source has no kernel '{symbol}'; it has: {known} (is it extern \"C\"?)")
         })?;
         let given: Vec<usize> = args.iter().map(|arg| arg.bytes()).collect();
@@ -351,14 +360,6 @@ impl Custom {
 fn read_spec(path: &Path) -> anyhow::Result<Spec> {
     let text = source::read_text(path, MAX_SPEC_BYTES)?;
     parse(&text).with_context(|| path.display().to_string())
-}
-
-/// Checks a description without loading its source.
-///
-/// # Errors
-/// What is wrong in it, with its line when TOML or a formula is malformed.
-pub fn check(text: &str) -> anyhow::Result<()> {
-    parse(text).map(drop)
 }
 
 fn parse(text: &str) -> anyhow::Result<Spec> {

@@ -25,10 +25,10 @@ pub fn module(name: &str) -> Option<&'static str> {
 
 /// Adds a user's PTX and returns the name of its module, which plans refer to. Modules live as long as the
 /// program, as the embedded ones do; adding the same text again gives the same module.
-pub fn add(label: &str, text: &str) -> &'static str {
+pub fn add(text: &str) -> &'static str {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
-    let name = format!("own:{label}#{:016x}", hasher.finish());
+    let name = format!("own:{:016x}", hasher.finish());
     let mut added = ADDED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((&known, _)) = added.get_key_value(name.as_str()) {
         return known;
@@ -57,16 +57,21 @@ fn entries(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Names of the kernels of a module, in order.
-pub fn symbols(module_name: &str) -> Vec<&'static str> {
-    module(module_name).map_or(Vec::new(), |text| entries(text).map(|(name, _)| name).collect())
+/// Names of the kernels in PTX text, in order.
+pub fn symbols(text: &str) -> Vec<&str> {
+    entries(text).map(|(name, _)| name).collect()
 }
 
 /// Sizes in bytes of a kernel's parameters, in order, as its PTX declares them; `None` when the module
 /// has no such kernel. Plans are held against this on machines without a GPU, where a wrong argument
 /// list would otherwise go unseen.
 pub fn signature(module_name: &str, symbol: &str) -> Option<Vec<usize>> {
-    let (_, list) = entries(module(module_name)?).find(|(name, _)| *name == symbol)?;
+    parameters(module(module_name)?, symbol)
+}
+
+/// The same of a kernel in PTX text.
+pub fn parameters(text: &str, symbol: &str) -> Option<Vec<usize>> {
+    let (_, list) = entries(text).find(|(name, _)| *name == symbol)?;
     list.split(',').filter(|param| !param.trim().is_empty()).map(parameter_bytes).collect()
 }
 
@@ -101,11 +106,12 @@ mod tests {
     fn ptx_of_other_compilers_is_read_too() {
         let text = ".visible .entry one (.param .u64 .ptr .global .align 16 p, .param .f32 q)\n{}\n\
                     .entry two(\n\t.param .align 8 .b8 s[24],\n\t.param .u32 n\n)\n{}\n.entry none()\n{}";
-        let module = add("test", text);
-        assert_eq!(symbols(module), ["one", "two", "none"]);
-        assert_eq!(signature(module, "one"), Some(vec![8, 4]));
+        assert_eq!(symbols(text), ["one", "two", "none"]);
+        assert_eq!(parameters(text, "one"), Some(vec![8, 4]));
+        assert_eq!(parameters(text, "two"), Some(vec![24, 4]));
+        assert_eq!(parameters(text, "none"), Some(vec![]));
+        let module = add(text);
         assert_eq!(signature(module, "two"), Some(vec![24, 4]));
-        assert_eq!(signature(module, "none"), Some(vec![]));
-        assert!(std::ptr::eq(add("test", text), module), "added twice");
+        assert!(std::ptr::eq(add(text), module), "added twice");
     }
 }

@@ -176,6 +176,13 @@ mod tests {
     }
 
     #[test]
+    fn every_digit_of_a_number_comes_back() {
+        // A fast reader of decimals is off by one unit in the last place here.
+        let text = "a.b:scale=1.3192233720368547e+24,seed=0";
+        assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
+    }
+
+    #[test]
     fn malformed_texts_name_their_problem() {
         for (text, problem) in [
             ("attention", "no ':'"),
