@@ -6,8 +6,12 @@ use std::{
     process::Command,
 };
 
-use touchstone_bench::{Problem, Tier, workload};
-use touchstone_cuda::{Custom, Step, custom::NoPlan, variants};
+use touchstone_bench::{
+    Problem, Tier,
+    verify::{self, Verdict},
+    workload,
+};
+use touchstone_cuda::{Custom, Step, custom::NoPlan, simulator::Simulator, variants};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -323,4 +327,32 @@ fn the_example_in_cpp_is_found_right() {
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = touchstone(&["verify", case, "--output", &at("out")]);
     assert!(code == Some(0) && said.starts_with("right"), "{said}");
+}
+
+/// The simulator's verdict on a kernel, on the path that a GPU's takes.
+fn simulated(description: &str) -> Verdict {
+    let problem = problem(SMALL);
+    let own = read(description).unwrap();
+    let plan = own.plan(&problem.case, &problem.inputs, &problem.expected).unwrap();
+    let simulator = Simulator::default();
+    let prepared = verify::prepare(&simulator, &plan).unwrap().unwrap();
+    verify::verify(&prepared, &problem, own.deterministic()).unwrap()
+}
+
+#[test]
+fn a_kernel_of_one_s_own_is_proven_on_the_simulator_and_wrong_ones_are_caught() {
+    let right = simulated(&ours());
+    assert!(matches!(right, Verdict::Right(_)), "{right:?}");
+    for (from, to, part) in [
+        ("\"a\", \"x\"", "\"x\", \"x\"", "elements are wrong"),
+        ("128)\"]", "128) - 1\"]", "elements are wrong"),
+        ("seq_len", "seq_len + 1", ""),
+    ] {
+        let text = ours();
+        assert!(text.contains(from), "{from}");
+        match simulated(&text.replacen(from, to, 1)) {
+            Verdict::Wrong(_, complaint) => assert!(complaint.contains(part), "{complaint}"),
+            Verdict::Right(_) => panic!("'{to}' passes"),
+        }
+    }
 }
