@@ -49,11 +49,12 @@ impl Params {
 
     fn validate(&self) -> Result<(), String> {
         check_dtype(self.dtype)?;
-        check_sizes(&[self.large()[2], self.large()[3]])?;
         if !(1..=64).contains(&self.window) {
             return Err(format!("a window of {}", self.window));
         }
-        Ok(())
+        // Before they are multiplied: a case id may name any size.
+        check_sizes(&[self.height, self.width])?;
+        check_sizes(&self.large()[2..])
     }
 
     fn indices(&self, draw: &mut Draw) -> Tensor {
