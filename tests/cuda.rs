@@ -1,8 +1,12 @@
 //! Reference against every CUDA variant, on random cases, on past failures and on the edge workloads.
 //!
-//! Without a GPU every trial is reported as ignored, never as passed.
+//! Every property runs on the simulator, and on the GPU too where there is one. What is too long to simulate is
+//! named and counted, never left out in silence.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{
+    LazyLock, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::{
@@ -15,9 +19,11 @@ use touchstone_bench::{
     verify::{self, Verdict},
     workload,
 };
-use touchstone_cuda::{Gpu, Variant, variants};
+use touchstone_cuda::{
+    Executor, Gpu, Plan, Prepared, Simulator, Variant, simulator::TooLong, variants,
+};
 use touchstone_reference::{
-    Case,
+    Case, Tensors,
     acceptance::{chain, law},
 };
 
@@ -36,10 +42,29 @@ mod cases {
 /// Random cases a variant must pass; `TOUCHSTONE_CASES` sets another number.
 const CASES: u32 = 48;
 
+/// The same where there is only the simulator.
+const SIMULATED_CASES: u32 = 16;
+
+/// Warp instructions of one run beyond which a case is not simulated: about half a second.
+const SIMULATED_INSTRUCTIONS: u64 = 4_000_000;
+
+/// Device memory of a plan beyond which a case is not simulated.
+const SIMULATED_BYTES: usize = 32 << 20;
+
 /// Rows of the calibrated test: enough to reject a sampler that is 2 % off (tests/acceptance.rs shows it).
 const LAW_ROWS: usize = 200_000;
 
+/// The same where there is only the simulator: a sampler 10 % off is still rejected.
+const SIMULATED_LAW_ROWS: usize = 10_000;
+
 static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
+
+/// Trials run side by side, so each simulates on one thread.
+static SIMULATOR: LazyLock<Simulator> =
+    LazyLock::new(|| Simulator::new().with_threads(1).with_limit(SIMULATED_INSTRUCTIONS));
+
+/// Runs that were too long to simulate.
+static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
 
 type Strategies = Vec<(&'static str, BoxedStrategy<Case>)>;
 
@@ -65,16 +90,43 @@ fn agrees(variant: &Variant, case: &Case) -> Result<bool, String> {
     };
     let problem = Problem::new(case).map_err(|e| replay(format!("{e:#}")))?;
     let Ok(plan) = verify::plan(variant, &problem) else { return Ok(false) };
-    let gpu = GPU.get().expect("trials run only where there is a GPU");
-    let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
-    let run = || -> anyhow::Result<Option<Verdict>> {
-        let Ok(prepared) = verify::prepare(&*gpu, &plan)? else { return Ok(None) };
-        verify::verify(&prepared, &problem, variant.deterministic).map(Some)
+    let mut took = false;
+    if let Some(gpu) = GPU.get() {
+        let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
+        took = holds(&*gpu, &plan, &problem, variant).map_err(replay)?;
+    }
+    let left_out = |reason: String| {
+        LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        println!("not simulated: {} '{case}': {reason}", variant.name);
     };
-    match run().map_err(|e| replay(format!("{e:#}")))? {
+    if plan.bytes() > SIMULATED_BYTES {
+        left_out(format!("{} bytes of device memory", plan.bytes()));
+        return Ok(took);
+    }
+    match holds(&*SIMULATOR, &plan, &problem, variant) {
+        Err(complaint) if complaint == TooLong { limit: SIMULATED_INSTRUCTIONS }.to_string() => {
+            left_out(complaint);
+            Ok(took)
+        }
+        outcome => Ok(outcome.map_err(|e| replay(format!("on the simulator: {e}")))? || took),
+    }
+}
+
+/// Verifies a plan on one executor. `Ok(false)` when there is too little memory for it.
+fn holds(
+    executor: &impl Executor,
+    plan: &Plan,
+    problem: &Problem,
+    variant: &Variant,
+) -> Result<bool, String> {
+    let run = || -> anyhow::Result<Option<Verdict>> {
+        let Ok(prepared) = verify::prepare(executor, plan)? else { return Ok(None) };
+        verify::verify(&prepared, problem, variant.deterministic).map(Some)
+    };
+    match run().map_err(|e| format!("{e:#}"))? {
         None => Ok(false),
         Some(Verdict::Right(_)) => Ok(true),
-        Some(Verdict::Wrong(_, complaint)) => Err(replay(complaint)),
+        Some(Verdict::Wrong(_, complaint)) => Err(complaint),
     }
 }
 
@@ -84,7 +136,7 @@ fn random_cases(variant: &Variant) -> Result<(), Failed> {
     let (_, strategy) = strategy.ok_or("the operation has no strategy")?;
     let number = std::env::var("TOUCHSTONE_CASES").ok().and_then(|n| n.parse().ok());
     let config = Config {
-        cases: number.unwrap_or(CASES),
+        cases: number.unwrap_or(if GPU.get().is_some() { CASES } else { SIMULATED_CASES }),
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(20_261_124),
         max_shrink_iters: 200,
@@ -112,12 +164,13 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
         vec![vec![0.3, 0.25, 0.2, 0.25, 0.0], vec![0.1, 0.4, 0.0, 0.2, 0.3], vec![0.25; 5]],
         vec![vec![0.2, 0.35, 0.25, 0.0, 0.2], vec![0.2, 0.3, 0.1, 0.0, 0.4]],
     );
-    let (params, inputs) = chain::repeated(&target, &draft, LAW_ROWS, 11);
+    let rows = if GPU.get().is_some() { LAW_ROWS } else { SIMULATED_LAW_ROWS };
+    let (params, inputs) = chain::repeated(&target, &draft, rows, 11);
     let plan = (variant.plan)(&Case::new(variant.op, &params, 11), &inputs)?;
-    let gpu = GPU.get().ok_or("no GPU")?.lock().unwrap_or_else(PoisonError::into_inner);
-    let prepared = verify::prepare(&*gpu, &plan)??;
-    prepared.run()?;
-    let outputs = prepared.outputs()?;
+    let outputs = match GPU.get() {
+        Some(gpu) => run_once(&*gpu.lock().unwrap_or_else(PoisonError::into_inner), &plan)?,
+        None => run_once(&Simulator::new().with_threads(1), &plan)?,
+    };
     let law = law::joint(&target, &draft);
     let mut counts = vec![0; law.len()];
     let tokens = outputs.tensor("tokens").to_i64();
@@ -126,8 +179,15 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
         counts[law::cell(&emitted, params.vocab)] += 1;
     }
     let p = g_test(&counts, &law);
-    println!("p = {p:.3} over {LAW_ROWS} rows");
+    println!("p = {p:.3} over {rows} rows");
     if p > FALSE_ALARM { Ok(()) } else { Err(format!("p = {p:e} <= {FALSE_ALARM:e}").into()) }
+}
+
+/// What a plan puts out.
+fn run_once(executor: &impl Executor, plan: &Plan) -> anyhow::Result<Tensors> {
+    let prepared = executor.prepare(plan)?;
+    prepared.run()?;
+    prepared.outputs()
 }
 
 fn all_agree(variant: &Variant, cases: &[Case]) -> Result<(), Failed> {
@@ -183,19 +243,33 @@ fn main() {
         trials.push(Trial::test(name, move || emits_the_targets_law(variant)));
     }
     for variant in planted::VARIANTS {
-        let trial = move || planted::is_judged_rightly(variant, &GPU);
+        let trial = move || {
+            if let Some(gpu) = GPU.get() {
+                let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
+                planted::is_judged_rightly(variant, &*gpu)?;
+            }
+            planted::is_judged_rightly(variant, &*SIMULATOR)
+        };
         trials.push(Trial::test(format!("harness::{}::is_judged_rightly", variant.name), trial));
     }
     for variant in variants() {
         let covered = trials.iter().any(|t| t.name().starts_with(&format!("{}::", variant.op)));
         assert!(covered, "{} has no strategy in tests/cases", variant.op);
     }
-    if let Some(reason) = &absent {
-        println!("CUDA properties: {} not run: {reason}", trials.len());
+    match &absent {
+        Some(reason) => println!("CUDA executor: simulator ({reason})"),
+        None => println!("CUDA executors: GPU and simulator"),
     }
     // One device and one lock: more threads would only wait, and time their proofs against each other.
-    let arguments = Arguments { test_threads: Some(1), ..arguments };
-    let ignored = absent.is_some();
-    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(ignored)).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    // Simulations share nothing.
+    let threads = match absent {
+        Some(_) => arguments.test_threads,
+        None => Some(1),
+    };
+    let conclusion = libtest_mimic::run(&Arguments { test_threads: threads, ..arguments }, trials);
+    match LEFT_OUT.load(Ordering::Relaxed) {
+        0 => {}
+        n => println!("{n} runs were too long to simulate; each is named above"),
+    }
+    conclusion.exit();
 }

@@ -1,14 +1,12 @@
-//! Planted faults on the GPU: `cuda/kernels/planted_faults.cu` through the very harness that judges our
-//! kernels. The sound control must pass, every other must be caught.
-
-use std::sync::{Mutex, OnceLock, PoisonError};
+//! Planted faults: `cuda/kernels/planted_faults.cu` through the very harness that judges our kernels. The sound
+//! control must pass, every other must be caught.
 
 use libtest_mimic::Failed;
 use touchstone_bench::{
     Problem,
     verify::{self, Verdict},
 };
-use touchstone_cuda::{Arg, Gpu, Plan, Unsupported, Variant};
+use touchstone_cuda::{Arg, Executor, Plan, Unsupported, Variant};
 use touchstone_reference::{Case, DType, Tensors};
 
 const HEAD_DIM: usize = 16;
@@ -54,7 +52,7 @@ fn plan(symbol: &str, inputs: &Tensors) -> Result<Plan, Unsupported> {
 }
 
 /// Whether the harness lets the control pass and catches the fault.
-pub fn is_judged_rightly(variant: &Variant, gpu: &OnceLock<Mutex<Gpu>>) -> Result<(), Failed> {
+pub fn is_judged_rightly(variant: &Variant, executor: &impl Executor) -> Result<(), Failed> {
     let case: Case = format!(
         "attention.forward:batch={BATCH},seq_q={SEQ_LEN},seq_k={SEQ_LEN},heads_q={HEADS},\
          heads_kv={HEADS},head_dim={HEAD_DIM},mask=causal,dtype=f32,seed=5"
@@ -62,8 +60,7 @@ pub fn is_judged_rightly(variant: &Variant, gpu: &OnceLock<Mutex<Gpu>>) -> Resul
     .parse()?;
     let problem = Problem::new(&case)?;
     let plan = verify::plan(variant, &problem)?;
-    let gpu = gpu.get().ok_or("no GPU")?.lock().unwrap_or_else(PoisonError::into_inner);
-    let prepared = verify::prepare(&*gpu, &plan)??;
+    let prepared = verify::prepare(executor, &plan)??;
     match (variant.name, verify::verify(&prepared, &problem, true)?) {
         ("sound", Verdict::Right(_)) => Ok(()),
         ("sound", other) => Err(format!("the control is refused: {other:?}").into()),
