@@ -1,8 +1,13 @@
 //! Runs cases through every variant and makes records of what came of it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
-use touchstone_cuda::{Custom, Gpu, Plan, Variant, custom::NoPlan, variants};
+use touchstone_cuda::{
+    Custom, Gpu, Plan, Simulator, Variant, custom::NoPlan, simulator::cost::Cost, variants,
+};
 use touchstone_reference::{Case, Expected, Work};
 
 use crate::{
@@ -95,6 +100,8 @@ pub struct Runner {
     pub time_references: bool,
     /// Only variants whose name contains this; `reference` is one.
     pub only_variant: Option<String>,
+    /// Runs our variants on it too, in records of their own with exact costs.
+    pub simulator: Option<Simulator>,
     /// The user's own kernels, which run after our variants of their operation.
     pub own: Vec<Arc<Custom>>,
 }
@@ -110,7 +117,8 @@ impl Runner {
         if let Ok(gpu) = &gpu {
             environment.describe_device(gpu, measure_limits)?;
         }
-        Ok(Self { gpu, environment, time_references: true, only_variant: None, own: Vec::new() })
+        let (only_variant, simulator, own) = (None, None, Vec::new());
+        Ok(Self { gpu, environment, time_references: true, only_variant, simulator, own })
     }
 
     /// The environment that records carry.
@@ -162,6 +170,7 @@ impl Runner {
         if self.wants("reference") && self.time_references {
             records.push((Executor::Cpu, "reference".into(), reference_outcome(problem, task)));
         }
+        let mut costs = HashMap::new();
         let mut naive: Option<Agreement> = None;
         for way in self.ways(problem.case.op()) {
             // The plan is made even without a GPU, so that "not supported" is told from "not run".
@@ -175,14 +184,42 @@ impl Runner {
                 naive = outcome_agreement(&outcome).cloned();
             }
             records.push((Executor::Cuda, way.name(), outcome));
+            if let Some((outcome, cost)) = self.simulated(&way, problem) {
+                records.push((Executor::Simulator, way.name(), outcome));
+                costs.extend(cost.map(|cost| (way.name(), cost)));
+            }
         }
         let unit = problem.operation.items;
         let finish = |(executor, name, outcome): (Executor, String, Outcome)| Record {
             outcome,
+            cost: costs.get(&name).filter(|_| executor == Executor::Simulator).cloned(),
             work: Some(WorkRecord::new(&work, unit)),
             ..self.bare_record(workload, &problem.case, &problem.source, &name, executor)
         };
         records.into_iter().map(finish).collect()
+    }
+
+    /// What comes of a variant on the simulator, with its cost when it is right; `None` when there is nothing
+    /// to simulate.
+    fn simulated(&self, way: &Way, problem: &Problem) -> Option<(Outcome, Option<Cost>)> {
+        let (simulator, Way::Ours(variant)) = (self.simulator.as_ref()?, way) else { return None };
+        let plan = match verify::plan(variant, problem) {
+            Ok(plan) => plan,
+            Err(reason) => return Some((Outcome::Skipped { reason }, None)),
+        };
+        let run = || -> anyhow::Result<(Outcome, Option<Cost>)> {
+            let prepared = match verify::prepare(simulator, &plan)? {
+                Ok(prepared) => prepared,
+                Err(reason) => return Ok((Outcome::Skipped { reason }, None)),
+            };
+            Ok(match verify::verify(&prepared, problem, variant.deterministic)? {
+                Verdict::Right(agreement) => (Outcome::Checked { agreement }, prepared.cost()),
+                Verdict::Wrong(agreement, complaint) => {
+                    (Outcome::Wrong { agreement, complaint }, None)
+                }
+            })
+        };
+        Some(run().unwrap_or_else(|e| (Outcome::Failed { error: format!("{e:#}") }, None)))
     }
 
     fn bare_record(

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use touchstone_bench::{Outcome, Runner, Task, Tier, record::Writer};
+use touchstone_cuda::Simulator;
 
 use super::{introduce, run_cases, summarize};
 use crate::select::{Own, Selection};
@@ -17,6 +18,9 @@ pub struct Arguments {
     /// Also the full-size workloads, which take gigabytes and minutes
     #[arg(long)]
     full: bool,
+    /// Also run every variant on the PTX simulator: data races, uninitialised reads, exact costs
+    #[arg(long)]
+    simulate: bool,
     /// Records file to create, with the outputs' fingerprints; it must not exist
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -31,6 +35,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let given = arguments.own.problem(&selected)?;
     let mut runner = Runner::new(arguments.selection.device, false)?;
     runner.only_variant = arguments.selection.variant.clone();
+    runner.simulator = arguments.simulate.then(Simulator::new);
     runner.own.extend(kernel.map(Arc::new));
     let mut writer = arguments.out.as_deref().map(Writer::create).transpose()?;
     if selected.is_empty() {

@@ -5,7 +5,7 @@
 
 use super::{
     execute::{BARRIERS, BarrierState, Context, LaunchState},
-    fault::{Fault, FaultKind, Hazard, Place, Space},
+    fault::{Fault, FaultKind, Hazard, Place, Side, Space},
     memory::Cells,
     monitor::{Monitor, Site},
     registers::{FULL, Position, Registers},
@@ -220,6 +220,16 @@ pub fn fault(launch: &LaunchState<'_>, site: Site, lane: u32, hazard: Hazard) ->
         };
         Place { space, address, buffer }
     });
+    let other = hazard.other.map(|(site, lane)| {
+        let instruction = &kernel.instructions[site.pc as usize];
+        Side {
+            line: None,
+            ptx_line: instruction.line,
+            instruction: instruction.text.replace('\t', " "),
+            block: coordinates(site.block, launch.grid),
+            thread: coordinates(u64::from(site.warp * 32 + lane), launch.block),
+        }
+    });
     Box::new(Fault {
         kind: hazard.kind,
         module: kernel.module.clone(),
@@ -231,5 +241,6 @@ pub fn fault(launch: &LaunchState<'_>, site: Site, lane: u32, hazard: Hazard) ->
         thread: coordinates(u64::from(site.warp * 32 + lane), launch.block),
         memory,
         note: hazard.note,
+        other,
     })
 }

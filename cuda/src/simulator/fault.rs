@@ -158,6 +158,35 @@ pub struct Fault {
     pub memory: Option<Place>,
     /// More in words.
     pub note: String,
+    /// The other side of a race.
+    pub other: Option<Side>,
+}
+
+/// One side of a race: an instruction of a thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Side {
+    /// Source file and line, when the module has line information.
+    pub line: Option<(String, u32)>,
+    /// Line of the module's PTX text, from 1.
+    pub ptx_line: u32,
+    /// The PTX instruction.
+    pub instruction: String,
+    /// Block in x, y, z.
+    pub block: [u32; 3],
+    /// Thread in x, y, z.
+    pub thread: [u32; 3],
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [bx, by, bz] = self.block;
+        let [tx, ty, tz] = self.thread;
+        write!(f, "block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz})")?;
+        if let Some((file, line)) = &self.line {
+            write!(f, " ({file}:{line})")?;
+        }
+        write!(f, ", PTX line {}: {}", self.ptx_line, self.instruction)
+    }
 }
 
 impl fmt::Display for Fault {
@@ -178,7 +207,12 @@ impl fmt::Display for Fault {
         if !self.note.is_empty() {
             write!(f, ": {}", self.note)?;
         }
-        write!(f, "; PTX line {}: {}", self.ptx_line, self.instruction)
+        if let Some(other) = &self.other {
+            write!(f, " by {other}; here")?;
+        } else {
+            write!(f, ";")?;
+        }
+        write!(f, " PTX line {}: {}", self.ptx_line, self.instruction)
     }
 }
 
