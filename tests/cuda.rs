@@ -34,6 +34,7 @@ mod cases {
     pub mod attention;
     pub mod embedding;
     pub mod ngram;
+    pub mod precision;
     pub mod recurrent;
     pub mod ssm;
     pub mod upsample;
@@ -77,6 +78,7 @@ fn strategies() -> Strategies {
         cases::recurrent::strategies(),
         cases::acceptance::strategies(),
         cases::upsample::strategies(),
+        cases::precision::strategies(),
     ]
     .into_iter()
     .flatten()

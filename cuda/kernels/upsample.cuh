@@ -1,30 +1,6 @@
-// What the interpolations share: element types, and positions, taps and weights of an output pixel along one axis.
+// What the interpolations share: positions, taps and weights of an output pixel along one axis.
 #pragma once
-#include "numeric.cuh"
-
-typedef unsigned short u16;
-
-// Element types as arguments: most kernels here take any, those bound by memory are made for 4 and for 2 bytes.
-enum : int { F32 = 0, F16 = 1, BF16 = 2 };
-
-__device__ __forceinline__ float value_of(float x, int) { return x; }
-__device__ __forceinline__ float value_of(u16 bits, int dtype) {
-    return dtype == BF16 ? __uint_as_float((u32)bits << 16) : __half2float(__ushort_as_half(bits));
-}
-template <typename T> __device__ __forceinline__ T rounded(float x, int dtype);
-template <> __device__ __forceinline__ float rounded<float>(float x, int) { return x; }
-template <> __device__ __forceinline__ u16 rounded<u16>(float x, int dtype) {
-    return dtype == BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x)) : __half_as_ushort(__float2half_rn(x));
-}
-__device__ __forceinline__ float load(const void* x, i64 i, int dtype) {
-    return dtype == F32 ? __ldg((const float*)x + i) : value_of(__ldg((const u16*)x + i), dtype);
-}
-__device__ __forceinline__ void store(void* x, i64 i, float value, int dtype) {
-    if (dtype == F32)
-        ((float*)x)[i] = value;
-    else
-        ((u16*)x)[i] = rounded<u16>(value, dtype);
-}
+#include "any_dtype.cuh"
 
 // One axis of a resize. An output o lies at (o + half) · step − shift: f32 operations rounded one by one, never
 // contracted, for they are part of the definition.

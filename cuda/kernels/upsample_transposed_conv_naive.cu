@@ -5,7 +5,7 @@
 //       d_weight and d_bias sum over images and pixels.
 // Numerics: f32 sums, rounded once on storing.
 // Limits: fewer than 2^31 elements in each tensor.
-#include "upsample.cuh"
+#include "any_dtype.cuh"
 
 struct Conv {
     int batch, in, out, h, w, out_h, out_w, k, stride, padding;

@@ -8,7 +8,7 @@
 // Plan: a block a 64 × 64 tile of C, 256 threads of 4 × 4 sums; K in steps of 16 through shared memory.
 // Numerics: f32 sums in order of K, rounded once on storing.
 // Limits: M tiles and phases at most 65535; each of N and K below 2^31.
-#include "upsample.cuh"
+#include "any_dtype.cuh"
 
 static constexpr int TILE = 64, DEPTH = 16, PER = 4, THREADS = 256;
 

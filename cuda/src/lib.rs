@@ -17,6 +17,7 @@ pub mod acceptance;
 pub mod attention;
 pub mod embedding;
 pub mod ngram;
+pub mod precision;
 pub mod recurrent;
 pub mod ssm;
 pub mod upsample;
@@ -38,6 +39,7 @@ pub fn variants() -> impl Iterator<Item = &'static Variant> {
         recurrent::VARIANTS,
         acceptance::VARIANTS,
         upsample::VARIANTS,
+        precision::VARIANTS,
     ]
     .into_iter()
     .flatten()

@@ -17,6 +17,7 @@ pub mod acceptance;
 pub mod attention;
 pub mod embedding;
 pub mod ngram;
+pub mod precision;
 pub mod recurrent;
 pub mod ssm;
 pub mod upsample;
@@ -28,8 +29,8 @@ pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
 pub use tensor::{DType, Data, Tensor, Tensors};
 
 /// The verticals, in the order in which they are listed and reported.
-pub const VERTICALS: [&str; 7] =
-    ["ngram", "embedding", "attention", "ssm", "recurrent", "acceptance", "upsample"];
+pub const VERTICALS: [&str; 8] =
+    ["ngram", "embedding", "attention", "ssm", "recurrent", "acceptance", "upsample", "precision"];
 
 /// Every operation of every vertical.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
@@ -41,6 +42,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         recurrent::OPERATIONS,
         acceptance::OPERATIONS,
         upsample::OPERATIONS,
+        precision::OPERATIONS,
     ]
     .into_iter()
     .flatten()

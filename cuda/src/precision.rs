@@ -1,0 +1,83 @@
+//! precision: CUDA variants of this vertical.
+
+mod cast;
+mod loss_scale;
+mod optimizer;
+
+use touchstone_reference::DType;
+
+use crate::{plan::Arg, variant::Variant};
+
+/// The variants of this vertical, in ladder order.
+pub static VARIANTS: &[Variant] = &[
+    Variant {
+        op: "precision.cast",
+        name: "naive",
+        idea: "a thread a number, mantissa and exponent taken apart",
+        deterministic: true,
+        plan: cast::naive,
+    },
+    Variant {
+        op: "precision.cast",
+        name: "vectorized",
+        idea: "four numbers a thread in wide words, rounded by a carry or by the hardware",
+        deterministic: true,
+        plan: cast::vectorized,
+    },
+    Variant {
+        op: "precision.loss_scale",
+        name: "naive",
+        idea: "a thread a gradient and a flag; a second launch moves the scale",
+        deterministic: true,
+        plan: loss_scale::naive,
+    },
+    Variant {
+        op: "precision.loss_scale",
+        name: "fused",
+        idea: "wide words, one launch: the last block moves the scale",
+        deterministic: true,
+        plan: loss_scale::fused,
+    },
+    Variant {
+        op: "precision.adamw",
+        name: "naive",
+        idea: "a launch a tensor, a thread a parameter",
+        deterministic: true,
+        plan: optimizer::adamw_naive,
+    },
+    Variant {
+        op: "precision.adamw",
+        name: "fused",
+        idea: "one launch over a table of chunks of all tensors, 16-byte words",
+        deterministic: true,
+        plan: optimizer::adamw_fused,
+    },
+    Variant {
+        op: "precision.sgd",
+        name: "naive",
+        idea: "a launch a tensor, a thread a parameter",
+        deterministic: true,
+        plan: optimizer::sgd_naive,
+    },
+    Variant {
+        op: "precision.sgd",
+        name: "fused",
+        idea: "one launch over a table of chunks of all tensors, 16-byte words",
+        deterministic: true,
+        plan: optimizer::sgd_fused,
+    },
+];
+
+/// The launch of `n` threads in blocks of 256.
+fn threads(n: usize) -> ([usize; 3], [usize; 3]) {
+    ([n.div_ceil(256), 1, 1], [256, 1, 1])
+}
+
+/// The element type as kernels that take any are told it.
+fn dtype_arg(dtype: DType) -> Arg {
+    Arg::I32(match dtype {
+        DType::F16 => 1,
+        DType::Bf16 => 2,
+        _ => 0,
+    })
+}
