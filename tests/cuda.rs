@@ -32,6 +32,7 @@ mod planted;
 mod cases {
     pub mod acceptance;
     pub mod attention;
+    pub mod checkpoint;
     pub mod embedding;
     pub mod ngram;
     pub mod precision;
@@ -79,6 +80,7 @@ fn strategies() -> Strategies {
         cases::acceptance::strategies(),
         cases::upsample::strategies(),
         cases::precision::strategies(),
+        cases::checkpoint::strategies(),
     ]
     .into_iter()
     .flatten()

@@ -6,6 +6,7 @@ pub mod environment;
 pub mod exchange;
 pub mod gtest;
 pub mod measure;
+pub mod mixed_precision;
 pub mod record;
 pub mod run;
 pub mod text_chain;

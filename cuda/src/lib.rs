@@ -15,6 +15,7 @@ pub mod variant;
 
 pub mod acceptance;
 pub mod attention;
+pub mod checkpoint;
 pub mod embedding;
 pub mod ngram;
 pub mod precision;
@@ -40,6 +41,7 @@ pub fn variants() -> impl Iterator<Item = &'static Variant> {
         acceptance::VARIANTS,
         upsample::VARIANTS,
         precision::VARIANTS,
+        checkpoint::VARIANTS,
     ]
     .into_iter()
     .flatten()

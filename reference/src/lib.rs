@@ -15,6 +15,7 @@ pub mod tensor;
 
 pub mod acceptance;
 pub mod attention;
+pub mod checkpoint;
 pub mod embedding;
 pub mod ngram;
 pub mod precision;
@@ -29,8 +30,17 @@ pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
 pub use tensor::{DType, Data, Tensor, Tensors};
 
 /// The verticals, in the order in which they are listed and reported.
-pub const VERTICALS: [&str; 8] =
-    ["ngram", "embedding", "attention", "ssm", "recurrent", "acceptance", "upsample", "precision"];
+pub const VERTICALS: [&str; 9] = [
+    "ngram",
+    "embedding",
+    "attention",
+    "ssm",
+    "recurrent",
+    "acceptance",
+    "upsample",
+    "precision",
+    "checkpoint",
+];
 
 /// Every operation of every vertical.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
@@ -43,6 +53,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         acceptance::OPERATIONS,
         upsample::OPERATIONS,
         precision::OPERATIONS,
+        checkpoint::OPERATIONS,
     ]
     .into_iter()
     .flatten()
