@@ -419,7 +419,8 @@ impl MixedPrecision {
         let text = Text::of(corpus);
         let (entropy, entropy_in_context) = text.entropies();
         let runs = std::thread::scope(|scope| {
-            let run = |recipe| scope.spawn(|| Network::new(&text, recipe).train());
+            let text = &text;
+            let run = |recipe| scope.spawn(move || Network::new(text, recipe).train());
             let threads: Vec<_> = RECIPES.into_iter().map(run).collect();
             threads.into_iter().map(|t| t.join().expect("a run does not panic")).collect()
         });

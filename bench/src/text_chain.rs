@@ -15,6 +15,7 @@ use touchstone_reference::{
 
 use crate::{
     corpus::{Corpus, CorpusError, Vocabulary},
+    mixed_precision::MixedPrecision,
     word2vec,
 };
 
@@ -68,6 +69,9 @@ pub struct TextChain {
     pub embeddings: Embeddings,
     /// Speculative acceptance.
     pub acceptance: Acceptance,
+    /// A network trained on the characters of the text in every precision.
+    #[serde(default)]
+    pub mixed_precision: Option<MixedPrecision>,
     /// What the chain hands the kernels; not part of the serialized result.
     #[serde(skip)]
     inputs: Vec<(Case, Tensors)>,
@@ -174,6 +178,7 @@ impl TextChain {
             models: language_models(&text),
             embeddings,
             acceptance,
+            mixed_precision: Some(MixedPrecision::run(corpus)),
             inputs,
         })
     }

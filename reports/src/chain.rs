@@ -9,7 +9,7 @@ use crate::{
     axis::Axis,
     chart::{Chart, Line, Mark, Stroke},
     figures::{Figure, Key},
-    units,
+    mixed_precision, units,
 };
 
 /// Results of the text chain.
@@ -25,6 +25,8 @@ pub struct Chain {
     acceptance: Vec<(String, String)>,
     /// Whether measured acceptance agrees with theory, in a sentence.
     finding: String,
+    /// A network trained in every precision.
+    precision: Vec<Figure>,
 }
 
 /// The section for the serialized [`TextChain`] in `value`.
@@ -35,6 +37,7 @@ pub fn section(value: &Value) -> anyhow::Result<Chain> {
     let chain: TextChain =
         serde_json::from_value(value.clone()).context("malformed results of the text chain")?;
     let losses = loss(&chain.embeddings)?;
+    let precision = chain.mixed_precision.as_ref().map(mixed_precision::figures).transpose()?;
     Ok(Chain {
         corpus: corpus(&chain),
         models: chain.models.iter().map(model).collect(),
@@ -58,6 +61,7 @@ pub fn section(value: &Value) -> anyhow::Result<Chain> {
             })
             .collect(),
         finding: finding(&chain.acceptance),
+        precision: precision.unwrap_or_default(),
         acceptance: acceptance(&chain.acceptance),
     })
 }

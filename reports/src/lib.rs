@@ -21,6 +21,7 @@ pub mod derive;
 mod environments;
 pub mod figures;
 mod history;
+mod mixed_precision;
 mod names;
 mod operation;
 mod page;

@@ -106,8 +106,9 @@ fn memory(found: &MixedPrecision) -> anyhow::Result<Figure> {
     };
     Ok(Figure {
         heading: "Error against memory".to_string(),
-        caption: "Weights kept and computed with, their gradient, and two moments. Lower left is better."
-            .to_string(),
+        caption:
+            "Weights kept and computed with, their gradient, and two moments. Lower left is better."
+                .to_string(),
         svg: chart.svg()?,
         legend: legend(found),
         finding: String::new(),

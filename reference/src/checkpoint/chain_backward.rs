@@ -274,12 +274,12 @@ impl<'p> Chain<'p> {
             }
         }
         let terms = if self.params.is_dense(layer) { w as f64 + 1.0 } else { 2.0 };
-        for j in 0..w {
+        for (j, magnitude) in magnitude.into_iter().enumerate() {
             let t = z.value[j].tanh();
             let slope = 1.0 - t * t;
             // CUDA's tanhf is within 2 ulp, which is 4 u.
             let own = (4.0 * U * t).powi(2);
-            z.variance[j] = slope * slope * (z.variance[j] + of_sum(terms, magnitude[j])) + own;
+            z.variance[j] = slope * slope * (z.variance[j] + of_sum(terms, magnitude)) + own;
             z.value[j] = t;
         }
         z
@@ -331,10 +331,8 @@ impl<'p> Chain<'p> {
         for layer in (0..self.params.layers).rev() {
             let (x, t) = (&states[layer], &tanhs[layer]);
             let mut dz = Uncertain::zeros(w);
-            let mut slopes = vec![0.0; w];
-            for j in 0..w {
-                let slope = 1.0 - t.value[j] * t.value[j];
-                slopes[j] = slope;
+            let slopes: Vec<f64> = t.value.iter().map(|t| 1.0 - t * t).collect();
+            for (j, &slope) in slopes.iter().enumerate() {
                 dz.value[j] = self.share * dy.value[j] * slope;
                 // 1 − t² inherits the error of t and is rounded twice; the two products are.
                 let of_slope = (2.0 * t.value[j]).powi(2) * t.variance[j] + 2.0 * U * U;
@@ -402,13 +400,13 @@ impl<'p> Chain<'p> {
     ) -> Uncertain {
         let (w, first) = (self.params.width, self.scale_at(layer));
         let mut dx = Uncertain::zeros(w);
-        for j in 0..w {
+        for (j, &slope) in slopes.iter().enumerate() {
             let (value, variance, a) = (x.value[j], x.variance[j], self.scale[first + j]);
             sums.sum.value[first + j] += value * dz.value[j];
             sums.sum.variance[first + j] +=
                 value * value * dz.variance[j] + dz.value[j].powi(2) * variance;
             sums.magnitude[first + j] += (value * dz.value[j]).abs();
-            let through = dy.variance[j] * (1.0 + 2.0 * self.own(layer, j, slopes[j])).max(0.0);
+            let through = dy.variance[j] * (1.0 + 2.0 * self.own(layer, j, slope)).max(0.0);
             dx.value[j] = dy.value[j] + a * dz.value[j];
             let rounding = (U * a * dz.value[j]).powi(2) + (U * dx.value[j]).powi(2);
             dx.variance[j] = through + a * a * dz.variance[j] + rounding;
