@@ -35,6 +35,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: forward::tensor_core,
     },
     Variant {
+        op: "attention.forward",
+        name: "warp_specialized",
+        idea: "wgmma and tensor copies: one warpgroup copies, two compute and take turns at the tensor cores",
+        deterministic: true,
+        plan: forward::warp_specialized,
+    },
+    Variant {
         op: "attention.backward",
         name: "naive",
         idea: "probabilities and score gradients of all pairs in memory, then one product each",

@@ -2,6 +2,8 @@
 
 use touchstone_reference::{DType, Tensor, Tensors};
 
+use crate::{simulator::numeric::tensor::TensorMap, variant::Unsupported};
+
 /// What a buffer is for, which decides how an executor prepares and checks it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Role {
@@ -37,11 +39,26 @@ impl Buffer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BufferId(pub usize);
 
+/// Handle of a tensor map within its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MapId(pub usize);
+
+/// A tensor map over a buffer: the map's `address` is an offset into it, in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BufferMap {
+    /// The buffer that the copy engine reads or writes.
+    pub buffer: BufferId,
+    /// What it copies.
+    pub map: TensorMap,
+}
+
 /// One kernel argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arg {
     /// Device address of a buffer, plus an offset in bytes.
     Buffer(BufferId, usize),
+    /// A tensor map by value: 128 bytes, a `const __grid_constant__` parameter of the kernel.
+    TensorMap(MapId),
     /// The null pointer, for optional arrays.
     Null,
     /// 32-bit signed integer.
@@ -63,8 +80,15 @@ impl Arg {
     pub const fn bytes(self) -> usize {
         match self {
             Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
+            Self::TensorMap(_) => 128,
             Self::Buffer(..) | Self::Null | Self::I64(_) | Self::U64(_) | Self::F64(_) => 8,
         }
+    }
+}
+
+impl From<MapId> for Arg {
+    fn from(id: MapId) -> Self {
+        Self::TensorMap(id)
     }
 }
 
@@ -147,6 +171,7 @@ pub enum Step {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     buffers: Vec<Buffer>,
+    maps: Vec<BufferMap>,
     steps: Vec<Step>,
 }
 
@@ -188,6 +213,16 @@ impl Plan {
         self.buffer(name, dtype, shape, Role::Scratch)
     }
 
+    /// A tensor map over a buffer, whose `address` is an offset in bytes into it.
+    ///
+    /// # Errors
+    /// The rule of the copy engine that the map breaks: the variant does not take the case.
+    pub fn tensor_map(&mut self, buffer: BufferId, map: TensorMap) -> Result<MapId, Unsupported> {
+        map.validate().map_err(|rule| Unsupported(format!("tensor copies: {rule}")))?;
+        self.maps.push(BufferMap { buffer, map });
+        Ok(MapId(self.maps.len() - 1))
+    }
+
     /// Adds a kernel launch. `grid` and `block` are x, y, z.
     ///
     /// # Panics
@@ -226,6 +261,11 @@ impl Plan {
     /// The buffers, in the order of their handles.
     pub fn buffers(&self) -> &[Buffer] {
         &self.buffers
+    }
+
+    /// The tensor maps, in the order of their handles.
+    pub fn maps(&self) -> &[BufferMap] {
+        &self.maps
     }
 
     /// The steps in order.

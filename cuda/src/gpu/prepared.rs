@@ -10,7 +10,10 @@ use cudarc::driver::{CudaFunction, CudaGraph, result, sys};
 use touchstone_reference::{Tensor, Tensors};
 
 use super::{Gpu, Poison, describe, guarded::Guarded};
-use crate::plan::{Arg, Launch, Plan, Role, Step};
+use crate::{
+    plan::{Arg, BufferMap, Launch, Plan, Role, Step},
+    simulator::numeric::tensor::{Fill, Swizzle, TensorMap},
+};
 
 /// The device has too little memory for a plan: a reason to skip a case, not a failure.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -65,6 +68,7 @@ pub struct Prepared<'g> {
     gpu: &'g Gpu,
     plan: &'g Plan,
     buffers: Vec<Guarded>,
+    maps: Vec<sys::CUtensorMap>,
     steps: Vec<Ready>,
 }
 
@@ -112,8 +116,12 @@ impl Gpu {
         }
         let steps = plan.steps().iter().filter_map(|step| self.ready(step).transpose());
         let steps = steps.collect::<anyhow::Result<_>>()?;
+        let encode = |m: &BufferMap| {
+            encode(&m.map, buffers[m.buffer.0].address(&self.stream) + m.map.address)
+        };
+        let maps = plan.maps().iter().map(encode).collect::<anyhow::Result<_>>()?;
         self.synchronize()?;
-        Ok(Prepared { gpu: self, plan, buffers, steps })
+        Ok(Prepared { gpu: self, plan, buffers, maps, steps })
     }
 
     /// Loads the kernel of a step; `None` for a launch of no blocks.
@@ -141,6 +149,46 @@ impl Gpu {
         }
         Ok(Some(Ready::Launch(function, launch.clone())))
     }
+}
+
+/// The driver's form of a tensor map over the memory at `address`.
+fn encode(map: &TensorMap, address: u64) -> anyhow::Result<sys::CUtensorMap> {
+    let mut encoded = std::mem::MaybeUninit::<sys::CUtensorMap>::uninit();
+    let element = match map.element_bytes {
+        1 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        2 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+        4 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT64,
+    };
+    let swizzle = match map.swizzle {
+        Swizzle::None => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        Swizzle::Bytes32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    if map.fill == Fill::Nan {
+        bail!("tensor maps that fill with NaN need a floating-point element type");
+    }
+    // SAFETY: the arrays have as many elements as the rank says, which `TensorMap::validate` has checked.
+    let status = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            encoded.as_mut_ptr(),
+            element,
+            map.dims.len() as u32,
+            address as *mut c_void,
+            map.dims.as_ptr(),
+            map.strides_bytes.as_ptr(),
+            map.box_dims.as_ptr(),
+            map.element_strides.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    status.result().map_err(|e| anyhow!("tensor map {map:?}: {}", describe(&e)))?;
+    // SAFETY: the call succeeded, so it has written the map.
+    Ok(unsafe { encoded.assume_init() })
 }
 
 impl Prepared<'_> {
@@ -187,7 +235,7 @@ impl Prepared<'_> {
             .iter()
             .map(|arg| match *arg {
                 Arg::Buffer(id, offset) => self.buffers[id.0].address(stream) + offset as u64,
-                Arg::Null => 0,
+                Arg::Null | Arg::TensorMap(_) => 0,
                 Arg::I32(value) => u64::from(value as u32),
                 Arg::U32(value) => u64::from(value),
                 Arg::I64(value) => value as u64,
@@ -196,8 +244,12 @@ impl Prepared<'_> {
                 Arg::F64(value) => value.to_bits(),
             })
             .collect();
+        let pointer = |(word, arg): (&mut u64, &Arg)| match arg {
+            Arg::TensorMap(map) => std::ptr::from_ref(&self.maps[map.0]).cast_mut().cast(),
+            _ => std::ptr::from_mut(word).cast(),
+        };
         let mut pointers: Vec<*mut c_void> =
-            words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+            words.iter_mut().zip(&launch.args).map(pointer).collect();
         let dims = |[x, y, z]: [u32; 3]| (x, y, z);
         // SAFETY: the plan states the kernel's own signature; the harness checks what it writes.
         unsafe {
