@@ -88,7 +88,8 @@ class Nvrtc:
             print(f"{source.name}: {log}", file=sys.stderr)
         ptx = self.text(program, "nvrtcGetPTXSize", "nvrtcGetPTX")
         self.lib.nvrtcDestroyProgram(ctypes.byref(program))
-        lines = (line.strip() for line in ptx.splitlines())
+        # Blanks that mean nothing would be a tenth of it.
+        lines = (re.sub(r"\s+", " ", line.strip()).replace(", ", ",") for line in ptx.splitlines())
         return "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
 
 

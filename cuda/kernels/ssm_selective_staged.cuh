@@ -178,6 +178,8 @@ template <typename T, int States, int Lanes> struct Staged {
             }
         }
         if (Output) {
+            // A shuffle orders no memory: the other lanes have their u before it is overwritten only behind this.
+            if constexpr (Lanes > 1) __syncwarp();
 #pragma unroll
             for (int j = 0; j < Own; ++j) {
                 const float gate = p.z ? to_float(z[j * Lanes + lane]) : 0.f;
