@@ -5,6 +5,7 @@ use touchstone_cuda::{
     Executor, Plan, Prepared, Variant,
     gpu::{OutOfMemory, Poison},
     simulator::Fault,
+    simulator::NotSimulated,
 };
 use touchstone_reference::{Case, Operation, Outputs, Tensors, operation};
 
@@ -74,7 +75,7 @@ pub fn plan(variant: &Variant, problem: &Problem) -> Result<Plan, String> {
     (variant.plan)(&problem.case, &problem.inputs).map_err(|unsupported| unsupported.0)
 }
 
-/// Uploads a plan; lack of device memory is a reason to skip.
+/// Uploads a plan; lack of device memory is a reason to skip, and so is what the simulator cannot do.
 ///
 /// # Errors
 /// The driver's error.
@@ -84,10 +85,11 @@ pub fn prepare<'e, E: Executor>(
 ) -> anyhow::Result<Result<E::Prepared<'e>, String>> {
     match executor.prepare(plan) {
         Ok(prepared) => Ok(Ok(prepared)),
-        Err(error) => match error.downcast_ref::<OutOfMemory>() {
-            Some(lack) => Ok(Err(lack.to_string())),
-            None => Err(error),
-        },
+        Err(error) => {
+            let lack = error.downcast_ref::<OutOfMemory>().map(ToString::to_string);
+            let gap = error.downcast_ref::<NotSimulated>().map(ToString::to_string);
+            lack.or(gap).map_or(Err(error), |reason| Ok(Err(reason)))
+        }
     }
 }
 

@@ -34,4 +34,4 @@ pub mod types;
 mod warp;
 
 pub use fault::Fault;
-pub use prepared::{Prepared, Simulator, TooLong};
+pub use prepared::{NotSimulated, Prepared, Simulator, TooLong};

@@ -27,6 +27,14 @@ use crate::{
 /// Shared memory of a block beyond which a device of compute capability 9.0 refuses a launch.
 const MOST_SHARED_BYTES: usize = 227 * 1024;
 
+/// A plan asks for what the simulator does not carry out yet: a reason to leave it out, by name.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("the simulator does not carry out {what}")]
+pub struct NotSimulated {
+    /// What the plan asks for.
+    pub what: &'static str,
+}
+
 /// A run was ended because it is too long to simulate: a reason to leave a case out, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {limit} warp instructions")]
@@ -100,8 +108,11 @@ impl Simulator {
     /// Gives a plan its memory and decodes its kernels.
     ///
     /// # Errors
-    /// As [`Simulator::kernel`], or if a launch does not fit its kernel.
+    /// [`NotSimulated`] (to be downcast); else as [`Simulator::kernel`], or if a launch does not fit its kernel.
     pub fn prepare<'p>(&'p self, plan: &'p Plan) -> anyhow::Result<Prepared<'p>> {
+        if !plan.maps().is_empty() {
+            return Err(NotSimulated { what: "tensor copies and their mbarriers" }.into());
+        }
         let mut variables: HashMap<String, Vec<Region>> = HashMap::new();
         let mut kernels = Vec::new();
         for step in plan.steps() {
@@ -234,7 +245,8 @@ impl Prepared<'_> {
         for (arg, &(offset, bytes)) in step.args.iter().zip(&kernel.params) {
             let bits = match *arg {
                 Arg::Buffer(id, offset) => buffer_address(id.0) + offset as u64,
-                Arg::Null => 0,
+                // Plans with tensor maps are refused when they are prepared.
+                Arg::Null | Arg::TensorMap(_) => 0,
                 Arg::I32(value) => u64::from(value as u32),
                 Arg::U32(value) => u64::from(value),
                 Arg::I64(value) => value as u64,
