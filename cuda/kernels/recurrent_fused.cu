@@ -52,11 +52,13 @@ constexpr int PATIENCE = 1 << 23;
 struct Counters {
     u32* of_tile;
 
-    // Waits until the blocks that make this warp's part of the state, `columns` units from `k`, have done `steps` steps.
-    __device__ __forceinline__ void wait(int k, int columns, int units, u32 steps) const {
+    // Waits until the blocks that make this warp's part of the state, `columns` units each, have done `steps` steps.
+    // A warp without a part reads the last eight units, of which it makes nothing, and so waits for the last part.
+    __device__ __forceinline__ void wait(int columns, int units, u32 steps) const {
+        const int part = min((int)threadIdx.x / 32, (units - 1) / columns), k = part * columns;
         const int makers = (min(units, k + columns) - k + UNITS - 1) / UNITS;
-        if (makers > 0 && threadIdx.x % 32 == 0) {
-            const u32* counter = of_tile + threadIdx.x / 32 * 32;
+        if (threadIdx.x % 32 == 0) {
+            const u32* counter = of_tile + part * 32;
             int polls = 0;
             while (load_acquire(counter) < steps * makers)
                 if (++polls > PATIENCE) __trap();
@@ -140,7 +142,7 @@ __device__ __forceinline__ void steps(const uint4* arranged, float* gates, const
             if (t < a.length) a.x[g] = gate[g * H];
             if (t < b.length) b.x[g] = gate[(16 * G + g) * H];
         }
-        if (fresh(resident) && step > from) counters.wait(k, columns, H, (u32)(step - from));
+        if (fresh(resident) && step > from) counters.wait(columns, H, (u32)(step - from));
         Tile product;
         product.run(sums, states + s.state(direction, before, row0), P, B - row0, k + threadIdx.x % 4 * 8, w, chunks, bf16);
         float hidden_part = 0.f, part_of_b = 0.f;  // of the GRU's candidate, for the way back
