@@ -88,7 +88,13 @@ fn every_operation_s_problem_comes_back_from_its_file_bit_for_bit() {
         let path = folder.path().join(format!("{}.safetensors", problem.operation.name));
         exchange::export(&problem, &workload::embedded().unwrap(), &path).unwrap();
         let again = exchange::problem(&problem.case, &path).unwrap();
-        assert_eq!(again.inputs, problem.inputs, "{}", problem.case);
+        assert_eq!(again.inputs.len(), problem.inputs.len());
+        for (name, input) in problem.inputs.iter() {
+            // By their bytes: a NaN is not equal to itself.
+            let back = again.inputs.tensor(name);
+            assert_eq!((back.dtype(), back.shape()), (input.dtype(), input.shape()));
+            assert!(back.as_bytes() == input.as_bytes(), "{name} of {}", problem.case);
+        }
         assert!(again.source.starts_with("file:") && again.source.contains("blake3:"));
         let mut archive = Archive::open(&path).unwrap();
         let note: serde_json::Value =
