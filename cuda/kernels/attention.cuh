@@ -69,3 +69,28 @@ __device__ __forceinline__ void store_one(void* array, int kind, i64 at, float x
     else
         ((__nv_bfloat16*)array)[at] = __float2bfloat16_rn(x);
 }
+
+// Over the four lanes that share a row of a tensor core's accumulators.
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Two values side by side, as tensor cores take them.
+template <typename T> struct Pair;
+template <> struct Pair<__half> {
+    static __device__ __forceinline__ u32 pack(float low, float high) {
+        const __half2 two = __floats2half2_rn(low, high);
+        return *(const u32*)&two;
+    }
+};
+template <> struct Pair<__nv_bfloat16> {
+    static __device__ __forceinline__ u32 pack(float low, float high) {
+        const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+        return *(const u32*)&two;
+    }
+};

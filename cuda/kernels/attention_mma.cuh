@@ -5,20 +5,6 @@
 #pragma once
 #include "attention.cuh"
 
-template <typename T> struct Pair;
-template <> struct Pair<__half> {
-    static __device__ __forceinline__ u32 pack(float low, float high) {
-        const __half2 two = __floats2half2_rn(low, high);
-        return *(const u32*)&two;
-    }
-};
-template <> struct Pair<__nv_bfloat16> {
-    static __device__ __forceinline__ u32 pack(float low, float high) {
-        const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
-        return *(const u32*)&two;
-    }
-};
-
 // Byte offset in a tile of the chunk that begins at value `d` (a multiple of 8) of `row`.
 template <int DIM> __device__ __forceinline__ u32 chunk_at(int row, int d) {
     return (u32)(row * DIM * 2 + (((d / 8) ^ (row & 7)) * 16));

@@ -17,15 +17,6 @@ struct Softmax {
     float max[2][2], total[2][2];  // of rows lane / 4 and lane / 4 + 8 of each 16-row block; totals of this lane
 };
 
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
 // s = Q K^T for a warp's 32 queries and the tile's keys.
 template <typename T, int DIM>
 __device__ __forceinline__ void score(float (&s)[2][KEYS / 8][4], u32 q_rows, u32 k_tile, int lane) {

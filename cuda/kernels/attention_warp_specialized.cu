@@ -120,15 +120,6 @@ struct Softmax {
     float max[2], total[2];
 };
 
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
 // Turns scores into probabilities relative to the new maximum; gives the factor for what was summed before.
 __device__ __forceinline__ void soften(float (&s)[KEYS / 2], Softmax& row, float (&shrink)[2], float factor) {
 #pragma unroll
@@ -152,22 +143,12 @@ __device__ __forceinline__ void soften(float (&s)[KEYS / 2], Softmax& row, float
     }
 }
 
-template <typename T> __device__ __forceinline__ u32 pack(float low, float high);
-template <> __device__ __forceinline__ u32 pack<__half>(float low, float high) {
-    const __half2 two = __floats2half2_rn(low, high);
-    return *(const u32*)&two;
-}
-template <> __device__ __forceinline__ u32 pack<__nv_bfloat16>(float low, float high) {
-    const __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
-    return *(const u32*)&two;
-}
-
 // Accumulators of 16 columns are the A operand of 16 values of K, element for element.
 template <typename T> __device__ __forceinline__ void round_off(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2]) {
 #pragma unroll
     for (int k = 0; k < KEYS / 16; ++k)
 #pragma unroll
-        for (int x = 0; x < 4; ++x) p[k][x] = pack<T>(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
+        for (int x = 0; x < 4; ++x) p[k][x] = Pair<T>::pack(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
 }
 
 template <typename T, int DIM>
@@ -182,7 +163,7 @@ __device__ __forceinline__ void finish(float (&o)[DIM / 2], const Softmax& row, 
         T* to = out + (((i64)work.b * n.seq_q + at) * n.heads_q + work.h) * DIM + lane % 4 * 2;
 #pragma unroll
         for (int c = 0; c < DIM / 8; ++c)
-            *(u32*)(to + c * 8) = pack<T>(o[c * 4 + half * 2] * inverse, o[c * 4 + half * 2 + 1] * inverse);
+            *(u32*)(to + c * 8) = Pair<T>::pack(o[c * 4 + half * 2] * inverse, o[c * 4 + half * 2 + 1] * inverse);
         if (lane % 4 == 0)
             lse[((i64)work.b * n.heads_q + work.h) * n.seq_q + at] =
                 total == 0.f ? NEG_INFINITY : row.max[half] * factor * LN_2 + logf(total);
