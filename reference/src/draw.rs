@@ -12,6 +12,22 @@ pub struct Draw {
     rng: ChaCha8Rng,
 }
 
+/// About `take` of the rows `0..rows`, ascending: the first and last 8, where errors gather, and some drawn by
+/// `seed` between them; all rows where there are no more than that.
+pub(crate) fn ends_and_between(rows: usize, take: usize, seed: u64) -> Vec<usize> {
+    const ENDS: usize = 8;
+    let take = take.max(2 * ENDS);
+    if rows <= take {
+        return (0..rows).collect();
+    }
+    let mut draw = Draw::new(seed);
+    let mut sample: Vec<usize> = (0..ENDS).chain(rows - ENDS..rows).collect();
+    sample.extend((2 * ENDS..take).map(|_| draw.below(rows)));
+    sample.sort_unstable();
+    sample.dedup();
+    sample
+}
+
 impl Draw {
     /// A generator for `seed`.
     pub fn new(seed: u64) -> Self {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     algorithm::Operation,
-    draw::Draw,
+    draw::{Draw, ends_and_between},
     expected::{Expected, Real, Tolerance},
     tensor::{DType, Data, Tensor, Tensors},
 };
@@ -173,17 +173,10 @@ impl<'a> Rows<'a> {
 /// 2²² elements, else the first and last few and a seeded sample in between, ascending.
 fn computed_rows(rows: usize, width: usize) -> Vec<usize> {
     const BUDGET: usize = 1 << 22;
-    const ENDS: usize = 8;
-    let take = (BUDGET / 8 / width.max(1)).max(2 * ENDS);
-    if rows * width <= BUDGET || rows <= take {
-        return (0..rows).collect();
+    match rows * width <= BUDGET {
+        true => (0..rows).collect(),
+        false => ends_and_between(rows, BUDGET / 8 / width.max(1), 0x7001),
     }
-    let mut draw = Draw::new(0x7001);
-    let mut sample: Vec<usize> = (0..ENDS).chain(rows - ENDS..rows).collect();
-    sample.extend((2 * ENDS..take).map(|_| draw.below(rows)));
-    sample.sort_unstable();
-    sample.dedup();
-    sample
 }
 
 /// Rows of an expected output, with the magnitude of each element; `rows` are those computed.
@@ -194,9 +187,6 @@ fn expected_rows(
     magnitude: Array2<f64>,
     tolerance: Tolerance,
 ) -> Expected {
-    if rows.len() == shape[0] {
-        return Expected::real(&value, &magnitude, tolerance);
-    }
     let at = rows.iter().flat_map(|row| row * shape[1]..(row + 1) * shape[1]);
     let known = at.zip(value.iter().zip(&magnitude)).map(|(at, (&v, &m))| (at, v, m));
     Expected::sampled(&shape, &known.collect::<Vec<_>>(), tolerance)

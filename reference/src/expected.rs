@@ -88,7 +88,7 @@ impl Expected {
         })
     }
 
-    /// Real values known at a sample of elements only: row-major index, value and magnitude of each.
+    /// Real values known at a sample of elements, or at all of them: row-major index, value and magnitude of each.
     ///
     /// # Panics
     /// If the indices do not ascend or leave the shape.
@@ -99,7 +99,7 @@ impl Expected {
         Self::Real(Real {
             dtype: tolerance.storage,
             shape: shape.to_vec(),
-            at: Some(known.iter().map(|k| k.0).collect()),
+            at: (known.len() < len).then(|| known.iter().map(|k| k.0).collect()),
             value: known.iter().map(|k| k.1).collect(),
             bound: known.iter().map(|k| tolerance.bound(k.1, k.2)).collect(),
         })

@@ -91,8 +91,5 @@ fn expected(
     if tolerance.is_none() {
         real.bound.fill(0.0);
     }
-    if known.len() == n {
-        real.at = None;
-    }
     Expected::Real(real)
 }

@@ -41,12 +41,15 @@
 //! computes the gates once more, then passes gradients to inputs and to weights. bytes: every input and
 //! output once. items: tokens, Σ lengths.
 
-use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     algorithm::{Algorithm, Operation, Work},
     case::{Case, CaseError},
     draw::Draw,
+    expected::Outputs,
     tensor::{DType, Tensors},
 };
 
@@ -109,6 +112,71 @@ pub struct Layer {
     pub dtype: DType,
 }
 
+/// What tells the operations of one cell from those of another; all else they share.
+pub trait CellParams: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Name and summary of the operation that runs the layer.
+    const FORWARD: [&'static str; 2];
+    /// Name and summary of the operation that gives its gradients.
+    const BACKWARD: [&'static str; 2];
+
+    /// The layer they describe.
+    fn layer(&self) -> Layer;
+}
+
+/// A layer over its sequences.
+#[derive(Debug)]
+pub struct Forward<P>(PhantomData<P>);
+
+/// Gradients of a layer through time.
+#[derive(Debug)]
+pub struct Backward<P>(PhantomData<P>);
+
+impl<P: CellParams> Algorithm for Forward<P> {
+    const NAME: &'static str = P::FORWARD[0];
+    const SUMMARY: &'static str = P::FORWARD[1];
+    const ITEMS: &'static str = "tokens";
+    type Params = P;
+
+    fn validate(params: &P) -> Result<(), String> {
+        params.layer().dtype.check_activation()
+    }
+
+    fn inputs(params: &P, draw: &mut Draw) -> Tensors {
+        params.layer().inputs(draw, false)
+    }
+
+    fn reference(params: &P, inputs: &Tensors) -> Outputs {
+        sequence::forward(&params.layer(), inputs)
+    }
+
+    fn work(params: &P, inputs: &Tensors) -> Work {
+        params.layer().work(inputs, false)
+    }
+}
+
+impl<P: CellParams> Algorithm for Backward<P> {
+    const NAME: &'static str = P::BACKWARD[0];
+    const SUMMARY: &'static str = P::BACKWARD[1];
+    const ITEMS: &'static str = "tokens";
+    type Params = P;
+
+    fn validate(params: &P) -> Result<(), String> {
+        params.layer().dtype.check_activation()
+    }
+
+    fn inputs(params: &P, draw: &mut Draw) -> Tensors {
+        params.layer().inputs(draw, true)
+    }
+
+    fn reference(params: &P, inputs: &Tensors) -> Outputs {
+        sequence::backward(&params.layer(), inputs)
+    }
+
+    fn work(params: &P, inputs: &Tensors) -> Work {
+        params.layer().work(inputs, true)
+    }
+}
+
 /// The layer of a case of any of the operations, and whether it asks for the gradients.
 ///
 /// # Errors
@@ -161,13 +229,6 @@ impl Layer {
     /// Shape of W_hh.
     pub fn hidden_weights(&self) -> [usize; 3] {
         [self.directions, self.rows(), self.hidden]
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        match self.dtype {
-            DType::F32 | DType::F16 | DType::Bf16 => Ok(()),
-            other => Err(format!("dtype {} is not f32, f16 or bf16", other.name())),
-        }
     }
 
     /// Draws the inputs.

@@ -61,6 +61,14 @@ impl DType {
         }
     }
 
+    /// Refuses types other than those in which activations are stored.
+    pub(crate) fn check_activation(self) -> Result<(), String> {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => Ok(()),
+            other => Err(format!("dtype {} is not f32, f16 or bf16", other.name())),
+        }
+    }
+
     /// Unit roundoff u: the largest relative error of one rounding to nearest. Zero for integers.
     pub const fn unit_roundoff(self) -> f64 {
         match self {

@@ -8,7 +8,7 @@ pub mod unpool;
 
 use crate::{
     algorithm::Operation,
-    draw::Draw,
+    draw::{Draw, ends_and_between},
     expected::{Expected, Real, Tolerance},
     tensor::{DType, Data, Tensor},
 };
@@ -96,17 +96,7 @@ fn by_rows(
 /// Numbers of the rows to compute, ascending.
 fn sampled(rows: usize, cost: usize) -> Vec<usize> {
     const BUDGET: usize = 1 << 26;
-    const ENDS: usize = 8;
-    let take = (BUDGET / cost.max(1)).max(4 * ENDS);
-    if rows <= take {
-        return (0..rows).collect();
-    }
-    let mut draw = Draw::new(0x0005_ca1e);
-    let mut sample: Vec<usize> = (0..ENDS).chain(rows - ENDS..rows).collect();
-    sample.extend((2 * ENDS..take).map(|_| draw.below(rows)));
-    sample.sort_unstable();
-    sample.dedup();
-    sample
+    ends_and_between(rows, (BUDGET / cost.max(1)).max(32), 0x0005_ca1e)
 }
 
 /// Roundings that count for a sum of `n` terms: n in the worst case, and, with roundings that behave as

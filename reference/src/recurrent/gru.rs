@@ -3,16 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cell, Layer, Lengths,
+    Backward, Cell, CellParams, Forward, Layer, Lengths,
     approx::Approx,
-    sequence::{self, Back, Step, Weights},
+    sequence::{Back, Step, Weights},
 };
-use crate::{
-    algorithm::{Algorithm, Work},
-    draw::Draw,
-    expected::Outputs,
-    tensor::{DType, Tensors},
-};
+use crate::tensor::DType;
 
 /// Where the reset gate acts. The two are different functions; weights of one do not suit the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +44,13 @@ pub struct Params {
     pub lengths: Lengths,
 }
 
-impl Params {
-    /// The layer they describe.
-    pub fn layer(&self) -> Layer {
+impl CellParams for Params {
+    const FORWARD: [&'static str; 2] =
+        ["recurrent.gru", "gated recurrent unit over a sequence, reset before or after"];
+    const BACKWARD: [&'static str; 2] =
+        ["recurrent.gru_backward", "gradients of the GRU through time"];
+
+    fn layer(&self) -> Layer {
         Layer {
             cell: Cell::Gru(self.reset),
             batch: self.batch,
@@ -72,62 +71,14 @@ impl Params {
 ///
 /// Inputs, outputs and work: see [the module](super). Source: Cho et al., Learning phrase representations
 /// using RNN encoder–decoder (2014); gates in PyTorch's order r, z, n.
-#[derive(Debug)]
-pub struct Gru;
-
-impl Algorithm for Gru {
-    const NAME: &'static str = "recurrent.gru";
-    const SUMMARY: &'static str = "gated recurrent unit over a sequence, reset before or after";
-    const ITEMS: &'static str = "tokens";
-    type Params = Params;
-
-    fn validate(params: &Params) -> Result<(), String> {
-        params.layer().validate()
-    }
-
-    fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        params.layer().inputs(draw, false)
-    }
-
-    fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        sequence::forward(&params.layer(), inputs)
-    }
-
-    fn work(params: &Params, inputs: &Tensors) -> Work {
-        params.layer().work(inputs, false)
-    }
-}
+pub type Gru = Forward<Params>;
 
 /// `recurrent.gru_backward`: gradients of Σ dy·y + Σ dh_n·h_n.
 ///
 /// dp_n = dh·(1 − z)·(1 − n²), dp_z = dh·(h_{t−1} − n)·z(1 − z). After: with q = W_hn·h + b_hn,
 /// dp_r = dp_n·q·r(1 − r), and what reaches W_hn and b_hn is dp_n·r. Before: with e = W_hnᵀ·dp_n,
 /// dp_r = e·h·r(1 − r), and h takes e·r. Inputs, outputs and work: see [the module](super).
-#[derive(Debug)]
-pub struct GruBackward;
-
-impl Algorithm for GruBackward {
-    const NAME: &'static str = "recurrent.gru_backward";
-    const SUMMARY: &'static str = "gradients of the GRU through time";
-    const ITEMS: &'static str = "tokens";
-    type Params = Params;
-
-    fn validate(params: &Params) -> Result<(), String> {
-        params.layer().validate()
-    }
-
-    fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        params.layer().inputs(draw, true)
-    }
-
-    fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        sequence::backward(&params.layer(), inputs)
-    }
-
-    fn work(params: &Params, inputs: &Tensors) -> Work {
-        params.layer().work(inputs, true)
-    }
-}
+pub type GruBackward = Backward<Params>;
 
 /// One step; `side` is q = W_hn·h + b_hn (after) or the stored r·h (before).
 pub(super) fn step(reset: Reset, weights: &Weights<'_>, px: &[Approx], h: &[Approx]) -> Step {

@@ -3,16 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cell, Layer, Lengths,
+    Backward, Cell, CellParams, Forward, Layer, Lengths,
     approx::Approx,
-    sequence::{self, Back, Step, Weights},
+    sequence::{Back, Step, Weights},
 };
-use crate::{
-    algorithm::{Algorithm, Work},
-    draw::Draw,
-    expected::Outputs,
-    tensor::{DType, Tensors},
-};
+use crate::tensor::DType;
 
 /// Which problem.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,9 +31,12 @@ pub struct Params {
     pub lengths: Lengths,
 }
 
-impl Params {
-    /// The layer they describe.
-    pub fn layer(&self) -> Layer {
+impl CellParams for Params {
+    const FORWARD: [&'static str; 2] = ["recurrent.lstm", "long short-term memory over a sequence"];
+    const BACKWARD: [&'static str; 2] =
+        ["recurrent.lstm_backward", "gradients of the LSTM through time"];
+
+    fn layer(&self) -> Layer {
         Layer {
             cell: Cell::Lstm,
             batch: self.batch,
@@ -59,62 +57,14 @@ impl Params {
 ///
 /// Inputs, outputs and work: see [the module](super). Source: Hochreiter and Schmidhuber, Long short-term
 /// memory (1997), with the forget gate of Gers et al. (2000) and PyTorch's order i, f, g, o.
-#[derive(Debug)]
-pub struct Lstm;
-
-impl Algorithm for Lstm {
-    const NAME: &'static str = "recurrent.lstm";
-    const SUMMARY: &'static str = "long short-term memory over a sequence";
-    const ITEMS: &'static str = "tokens";
-    type Params = Params;
-
-    fn validate(params: &Params) -> Result<(), String> {
-        params.layer().validate()
-    }
-
-    fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        params.layer().inputs(draw, false)
-    }
-
-    fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        sequence::forward(&params.layer(), inputs)
-    }
-
-    fn work(params: &Params, inputs: &Tensors) -> Work {
-        params.layer().work(inputs, false)
-    }
-}
+pub type Lstm = Forward<Params>;
 
 /// `recurrent.lstm_backward`: gradients of Σ dy·y + Σ dh_n·h_n + Σ dc_n·c_n.
 ///
 /// At each step, from the last: dc += dh·o·(1 − tanh²c_t); dp_i = dc·g·i(1 − i), dp_f = dc·c_{t−1}·f(1 − f),
 /// dp_g = dc·i·(1 − g²), dp_o = dh·tanh(c_t)·o(1 − o); on to dc_{t−1} = dc·f and
 /// dh_{t−1} = W_hhᵀ·dp + dy_{t−1}. Inputs, outputs and work: see [the module](super).
-#[derive(Debug)]
-pub struct LstmBackward;
-
-impl Algorithm for LstmBackward {
-    const NAME: &'static str = "recurrent.lstm_backward";
-    const SUMMARY: &'static str = "gradients of the LSTM through time";
-    const ITEMS: &'static str = "tokens";
-    type Params = Params;
-
-    fn validate(params: &Params) -> Result<(), String> {
-        params.layer().validate()
-    }
-
-    fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        params.layer().inputs(draw, true)
-    }
-
-    fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        sequence::backward(&params.layer(), inputs)
-    }
-
-    fn work(params: &Params, inputs: &Tensors) -> Work {
-        params.layer().work(inputs, true)
-    }
-}
+pub type LstmBackward = Backward<Params>;
 
 /// One step.
 pub(super) fn step(weights: &Weights<'_>, px: &[Approx], h: &[Approx], c: &[Approx]) -> Step {

@@ -3,16 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cell, Layer, Lengths,
+    Backward, Cell, CellParams, Forward, Layer, Lengths,
     approx::Approx,
-    sequence::{self, Back, Step, Weights},
+    sequence::{Back, Step, Weights},
 };
-use crate::{
-    algorithm::{Algorithm, Work},
-    draw::Draw,
-    expected::Outputs,
-    tensor::{DType, Tensors},
-};
+use crate::tensor::DType;
 
 /// The function that makes the new state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +43,13 @@ pub struct Params {
     pub lengths: Lengths,
 }
 
-impl Params {
-    /// The layer they describe.
-    pub fn layer(&self) -> Layer {
+impl CellParams for Params {
+    const FORWARD: [&'static str; 2] =
+        ["recurrent.rnn", "Elman's recurrent cell over a sequence, tanh or relu"];
+    const BACKWARD: [&'static str; 2] =
+        ["recurrent.rnn_backward", "gradients of Elman's cell through time"];
+
+    fn layer(&self) -> Layer {
         Layer {
             cell: Cell::Rnn(self.nonlinearity),
             batch: self.batch,
@@ -68,61 +67,13 @@ impl Params {
 ///
 /// Inputs, outputs and work: see [the module](super). Source: Elman, Finding structure in time (1990),
 /// with PyTorch's two biases.
-#[derive(Debug)]
-pub struct Rnn;
-
-impl Algorithm for Rnn {
-    const NAME: &'static str = "recurrent.rnn";
-    const SUMMARY: &'static str = "Elman's recurrent cell over a sequence, tanh or relu";
-    const ITEMS: &'static str = "tokens";
-    type Params = Params;
-
-    fn validate(params: &Params) -> Result<(), String> {
-        params.layer().validate()
-    }
-
-    fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        params.layer().inputs(draw, false)
-    }
-
-    fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        sequence::forward(&params.layer(), inputs)
-    }
-
-    fn work(params: &Params, inputs: &Tensors) -> Work {
-        params.layer().work(inputs, false)
-    }
-}
+pub type Rnn = Forward<Params>;
 
 /// `recurrent.rnn_backward`: gradients of Σ dy·y + Σ dh_n·h_n.
 ///
 /// Backward through time: dp_t = f'(p_t)·dh_t; dh_{t−1} = W_hhᵀ·dp_t + dy_{t−1}; dW_hh = Σ dp_t·h_{t−1}ᵀ.
 /// The slope of relu at 0 is 0. Inputs, outputs and work: see [the module](super).
-#[derive(Debug)]
-pub struct RnnBackward;
-
-impl Algorithm for RnnBackward {
-    const NAME: &'static str = "recurrent.rnn_backward";
-    const SUMMARY: &'static str = "gradients of Elman's cell through time";
-    const ITEMS: &'static str = "tokens";
-    type Params = Params;
-
-    fn validate(params: &Params) -> Result<(), String> {
-        params.layer().validate()
-    }
-
-    fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        params.layer().inputs(draw, true)
-    }
-
-    fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        sequence::backward(&params.layer(), inputs)
-    }
-
-    fn work(params: &Params, inputs: &Tensors) -> Work {
-        params.layer().work(inputs, true)
-    }
-}
+pub type RnnBackward = Backward<Params>;
 
 /// One step; its gate is p, before f.
 pub(super) fn step(f: Nonlinearity, weights: &Weights<'_>, px: &[Approx], h: &[Approx]) -> Step {

@@ -235,15 +235,7 @@ impl Known {
         self.0.sort_unstable_by_key(|k| k.0);
         let tolerance = Tolerance { relative: 1.0, storage };
         let known: Vec<_> = self.0.iter().map(|&(i, v)| (i, v.value, v.error)).collect();
-        match Expected::sampled(shape, &known, tolerance) {
-            Expected::Real(mut real) => {
-                if real.value.len() == shape.iter().product::<usize>() {
-                    real.at = None;
-                }
-                Expected::Real(real)
-            }
-            other => other,
-        }
+        Expected::sampled(shape, &known, tolerance)
     }
 }
 

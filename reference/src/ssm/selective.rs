@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SCAN_DEPTH, Term, View, check_dtype, exp_error, expected, sample, silu, softplus};
+use super::{SCAN_DEPTH, Term, View, exp_error, expected, sample, silu, softplus};
 use crate::{
     algorithm::{Algorithm, Work},
     draw::Draw,
@@ -69,7 +69,7 @@ impl Params {
     }
 
     pub(super) fn validate(&self) -> Result<(), String> {
-        check_dtype(self.dtype)?;
+        self.dtype.check_activation()?;
         if self.groups == 0 || !self.channels.is_multiple_of(self.groups) {
             return Err(format!("{} groups do not divide {} channels", self.groups, self.channels));
         }
