@@ -1,11 +1,11 @@
 //! attention: CUDA variants of this vertical.
 
-use touchstone_reference::{
-    DType,
-    attention::{Mask, Problem},
-};
+use touchstone_reference::attention::{Mask, Problem};
 
-use crate::variant::{Unsupported, Variant};
+use crate::{
+    plan::kind_of,
+    variant::{Unsupported, Variant},
+};
 
 mod backward;
 mod decode;
@@ -80,15 +80,6 @@ fn mask_of(problem: &Problem) -> (i32, usize) {
         Mask::Full => (0, NO_WINDOW),
         Mask::Causal => (1, NO_WINDOW),
         Mask::Window => (1, problem.window),
-    }
-}
-
-/// The number by which a kernel for several types knows its type.
-fn kind_of(dtype: DType) -> i32 {
-    match dtype {
-        DType::F16 => 1,
-        DType::Bf16 => 2,
-        _ => 0,
     }
 }
 

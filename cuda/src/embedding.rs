@@ -8,7 +8,10 @@ mod word2vec;
 
 use touchstone_reference::{DType, embedding::Storage};
 
-use crate::variant::{Unsupported, Variant};
+use crate::{
+    plan::threads,
+    variant::{Unsupported, Variant},
+};
 
 /// The variants of this vertical, in ladder order.
 pub static VARIANTS: &[Variant] = &[
@@ -76,11 +79,6 @@ pub static VARIANTS: &[Variant] = &[
         plan: word2vec::sorted_segment,
     },
 ];
-
-/// The launch of `n` threads in blocks of 256.
-fn threads(n: usize) -> ([usize; 3], [usize; 3]) {
-    ([n.div_ceil(256), 1, 1], [256, 1, 1])
-}
 
 /// Refuses rows that are not whole words of `bytes` bytes.
 fn whole_words(dim: usize, dtype: DType, bytes: usize) -> Result<usize, Unsupported> {

@@ -86,6 +86,23 @@ impl Arg {
     }
 }
 
+impl Arg {
+    /// The bits of the kernel parameter it fills, in the low bytes of a word; `address_of` places buffers.
+    /// A tensor map is no word: the executor passes it by itself.
+    pub(crate) fn bits(self, address_of: impl FnOnce(BufferId) -> u64) -> u64 {
+        match self {
+            Self::Buffer(id, offset) => address_of(id) + offset as u64,
+            Self::Null | Self::TensorMap(_) => 0,
+            Self::I32(value) => u64::from(value as u32),
+            Self::U32(value) => u64::from(value),
+            Self::I64(value) => value as u64,
+            Self::U64(value) => value,
+            Self::F32(value) => u64::from(value.to_bits()),
+            Self::F64(value) => value.to_bits(),
+        }
+    }
+}
+
 impl From<MapId> for Arg {
     fn from(id: MapId) -> Self {
         Self::TensorMap(id)
@@ -287,5 +304,27 @@ impl Plan {
     pub fn scratch_bytes(&self) -> usize {
         let scratch = self.buffers.iter().filter(|b| b.role == Role::Scratch);
         scratch.map(Buffer::bytes).sum()
+    }
+}
+
+/// A grid of `count` blocks in a row, if CUDA takes it.
+pub(crate) fn blocks(count: usize) -> Result<[usize; 3], Unsupported> {
+    if count > i32::MAX as usize {
+        return Err(Unsupported(format!("{count} blocks are more than a grid takes")));
+    }
+    Ok([count, 1, 1])
+}
+
+/// Grid and block of `n` threads in blocks of 256.
+pub(crate) fn threads(n: usize) -> ([usize; 3], [usize; 3]) {
+    ([n.div_ceil(256), 1, 1], [256, 1, 1])
+}
+
+/// The number by which a kernel for several element types knows its type.
+pub(crate) const fn kind_of(dtype: DType) -> i32 {
+    match dtype {
+        DType::F16 => 1,
+        DType::Bf16 => 2,
+        _ => 0,
     }
 }

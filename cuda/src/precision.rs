@@ -4,9 +4,10 @@ mod cast;
 mod loss_scale;
 mod optimizer;
 
-use touchstone_reference::DType;
-
-use crate::{plan::Arg, variant::Variant};
+use crate::{
+    plan::{kind_of, threads},
+    variant::Variant,
+};
 
 /// The variants of this vertical, in ladder order.
 pub static VARIANTS: &[Variant] = &[
@@ -67,17 +68,3 @@ pub static VARIANTS: &[Variant] = &[
         plan: optimizer::sgd_fused,
     },
 ];
-
-/// The launch of `n` threads in blocks of 256.
-fn threads(n: usize) -> ([usize; 3], [usize; 3]) {
-    ([n.div_ceil(256), 1, 1], [256, 1, 1])
-}
-
-/// The element type as kernels that take any are told it.
-fn dtype_arg(dtype: DType) -> Arg {
-    Arg::I32(match dtype {
-        DType::F16 => 1,
-        DType::Bf16 => 2,
-        _ => 0,
-    })
-}

@@ -6,7 +6,7 @@ use touchstone_reference::{
 };
 
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, Plan, blocks},
     variant::{Unsupported, Variant},
 };
 
@@ -220,12 +220,4 @@ fn tiles(extent: Extent, tile: usize) -> Result<[usize; 3], Unsupported> {
         return Err(Unsupported(format!("{} rows are more than a grid takes", extent.rows)));
     }
     Ok(grid)
-}
-
-/// A grid of that many blocks, if CUDA takes it.
-fn blocks(count: usize) -> Result<[usize; 3], Unsupported> {
-    if count > i32::MAX as usize {
-        return Err(Unsupported(format!("{count} blocks are more than a grid takes")));
-    }
-    Ok([count, 1, 1])
 }

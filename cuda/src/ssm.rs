@@ -3,7 +3,7 @@
 use touchstone_reference::DType;
 
 use crate::{
-    plan::{Arg, Plan},
+    plan::{Arg, Plan, blocks},
     variant::{Unsupported, Variant},
 };
 
@@ -108,14 +108,6 @@ pub static VARIANTS: &[Variant] = &[
 
 /// Threads of a block where a kernel gives every output element or row one thread.
 const THREADS: usize = 128;
-
-/// A grid of that many blocks, if CUDA takes it.
-fn blocks(count: usize) -> Result<[usize; 3], Unsupported> {
-    if count > i32::MAX as usize {
-        return Err(Unsupported(format!("{count} blocks are more than a grid takes")));
-    }
-    Ok([count, 1, 1])
-}
 
 /// Refuses a state size or element type beyond what a variant is built for.
 fn within(state: usize, dtype: DType, most: usize, dtypes: &[DType]) -> Result<(), Unsupported> {

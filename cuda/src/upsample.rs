@@ -5,10 +5,10 @@ mod shuffle;
 mod transposed_conv;
 mod unpool;
 
-use touchstone_reference::{DType, upsample::resize as reference};
+use touchstone_reference::upsample::resize as reference;
 
 use crate::{
-    plan::Arg,
+    plan::{kind_of, threads},
     variant::{Unsupported, Variant},
 };
 
@@ -183,20 +183,6 @@ pub static VARIANTS: &[Variant] = &[
         plan: unpool::in_flight,
     },
 ];
-
-/// The launch of `n` threads in blocks of 256.
-fn threads(n: usize) -> ([usize; 3], [usize; 3]) {
-    ([n.div_ceil(256), 1, 1], [256, 1, 1])
-}
-
-/// The element type as kernels that take any are told it.
-fn dtype_arg(dtype: DType) -> Arg {
-    Arg::I32(match dtype {
-        DType::F16 => 1,
-        DType::Bf16 => 2,
-        _ => 0,
-    })
-}
 
 /// Refuses what a kernel that counts in 32 bits cannot number.
 fn countable(elements: usize, what: &str) -> Result<(), Unsupported> {

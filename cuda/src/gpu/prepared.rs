@@ -233,16 +233,7 @@ impl Prepared<'_> {
         let mut words: Vec<u64> = launch
             .args
             .iter()
-            .map(|arg| match *arg {
-                Arg::Buffer(id, offset) => self.buffers[id.0].address(stream) + offset as u64,
-                Arg::Null | Arg::TensorMap(_) => 0,
-                Arg::I32(value) => u64::from(value as u32),
-                Arg::U32(value) => u64::from(value),
-                Arg::I64(value) => value as u64,
-                Arg::U64(value) => value,
-                Arg::F32(value) => u64::from(value.to_bits()),
-                Arg::F64(value) => value.to_bits(),
-            })
+            .map(|arg| arg.bits(|id| self.buffers[id.0].address(stream)))
             .collect();
         let pointer = |(word, arg): (&mut u64, &Arg)| match arg {
             Arg::TensorMap(map) => std::ptr::from_ref(&self.maps[map.0]).cast_mut().cast(),

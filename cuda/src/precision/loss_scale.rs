@@ -2,7 +2,7 @@
 
 use touchstone_reference::{Case, DType, Tensors, precision::loss_scale::Params};
 
-use super::{dtype_arg, threads};
+use super::{kind_of, threads};
 use crate::{
     plan::{Arg, Plan},
     variant::Unsupported,
@@ -39,7 +39,8 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     plan.fill(found, 0);
     let found = found.into();
     let (grid, block) = threads(p.elements);
-    let args = [b.gradients, b.scale, b.unscaled, found, p.elements.into(), dtype_arg(p.dtype)];
+    let args =
+        [b.gradients, b.scale, b.unscaled, found, p.elements.into(), Arg::I32(kind_of(p.dtype))];
     plan.launch(MODULE, "unscale", grid, block, 0, &args);
     let args = [&[found, b.scale, b.streak][..], &b.next, &b.rule].concat();
     plan.launch(MODULE, "update", [1; 3], [1; 3], 0, &args);
@@ -53,7 +54,7 @@ pub(super) fn fused(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let args = [
         &[b.gradients, b.scale, b.streak, b.unscaled, state.into()][..],
         &b.next,
-        &[p.elements.into(), dtype_arg(p.dtype)],
+        &[p.elements.into(), Arg::I32(kind_of(p.dtype))],
         &b.rule,
     ];
     // A thread takes four gradients or one of the rest; without any, a block still moves the scale.

@@ -5,7 +5,7 @@ use touchstone_reference::{
     precision::{adamw, sgd},
 };
 
-use super::{dtype_arg, threads};
+use super::{kind_of, threads};
 use crate::{
     plan::{Arg, Plan},
     variant::Unsupported,
@@ -42,7 +42,7 @@ impl Step {
             own.push(plan.output(&format!("next_{name}"), DType::F32, &[total]).into());
         }
         let weights = (dtype != DType::F32).then(|| plan.output("weights", dtype, &[total]));
-        model.extend([weights.into(), dtype_arg(dtype)]);
+        model.extend([weights.into(), Arg::I32(kind_of(dtype))]);
         own.extend(constants);
         let offsets = inputs.tensor("offsets").to_i64().into_iter().map(|at| at as usize);
         Self { plan, symbol, model, own, offsets: offsets.collect() }

@@ -7,7 +7,7 @@ use touchstone_reference::{
 
 use super::{Extent, Layout, Operand, THREADS, Target, blocks, mode, product_args, tiles};
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, Plan, kind_of},
     variant::Unsupported,
 };
 
@@ -145,11 +145,7 @@ impl Builder<'_> {
 
     /// How values that are kept are rounded.
     fn storage(&self) -> usize {
-        match self.layout.layer.dtype {
-            DType::F16 => 1,
-            DType::Bf16 => 2,
-            _ => 0,
-        }
+        kind_of(self.layout.layer.dtype) as usize
     }
 
     fn forward(&mut self, y: BufferId) -> Result<Run, Unsupported> {

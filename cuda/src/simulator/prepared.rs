@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     gpu::Poison,
-    plan::{Arg, Launch, Plan, Role, Step},
+    plan::{Launch, Plan, Role, Step},
     ptx,
 };
 
@@ -243,17 +243,8 @@ impl Prepared<'_> {
         let buffers = self.buffers.borrow();
         let params = Cells::new(kernel.param_bytes);
         for (arg, &(offset, bytes)) in step.args.iter().zip(&kernel.params) {
-            let bits = match *arg {
-                Arg::Buffer(id, offset) => buffer_address(id.0) + offset as u64,
-                // Plans with tensor maps are refused when they are prepared.
-                Arg::Null | Arg::TensorMap(_) => 0,
-                Arg::I32(value) => u64::from(value as u32),
-                Arg::U32(value) => u64::from(value),
-                Arg::I64(value) => value as u64,
-                Arg::U64(value) => value,
-                Arg::F32(value) => u64::from(value.to_bits()),
-                Arg::F64(value) => value.to_bits(),
-            };
+            // Plans with tensor maps are refused when they are prepared.
+            let bits = arg.bits(|id| buffer_address(id.0));
             params.store(offset, bytes, bits);
         }
         let variables = self.variables.get(step.module).map_or(&[][..], Vec::as_slice);

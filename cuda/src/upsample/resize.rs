@@ -5,7 +5,7 @@ use touchstone_reference::{
     upsample::resize::{Coordinates, Interpolation, Params, position},
 };
 
-use super::{countable, dtype_arg, lanes, threads};
+use super::{countable, kind_of, lanes, threads};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -59,7 +59,7 @@ pub(super) fn naive<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<P
     let mut args = ends.to_vec();
     args.extend(sizes(&p));
     args.extend(positions(&p));
-    args.extend([Arg::I32(I::TAPS as i32), dtype_arg(p.dtype)]);
+    args.extend([Arg::I32(I::TAPS as i32), Arg::I32(kind_of(p.dtype))]);
     let (grid, block) = threads(outputs);
     plan.launch("upsample_resize_naive", "resize", grid, block, 0, &args);
     Ok(plan)
@@ -83,7 +83,7 @@ pub(super) fn vectorized<I: Interpolation>(
     let mut args = ends.to_vec();
     args.extend(sizes(&p));
     args.extend(positions(&p));
-    args.extend([Arg::I32(lanes as i32), dtype_arg(p.dtype)]);
+    args.extend([Arg::I32(lanes as i32), Arg::I32(kind_of(p.dtype))]);
     let what = if p.dtype == DType::F32 { "f32" } else { "half" };
     let blocks = if p.out_w == 0 { 0 } else { units.div_ceil(256 / lanes) };
     let symbol = format!("resize_{what}_{}", I::TAPS);
@@ -128,7 +128,7 @@ pub(super) fn gather<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<
     }
     args.push(d_input.into());
     args.extend(sizes(&p));
-    args.push(dtype_arg(p.dtype));
+    args.push(Arg::I32(kind_of(p.dtype)));
     let (grid, block) = threads(elements);
     plan.launch("upsample_resize_backward_gather", "resize", grid, block, 0, &args);
     Ok(plan)
@@ -146,12 +146,12 @@ pub(super) fn atomic<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<
     let mut args: Vec<Arg> = vec![d_output.into(), sums.into()];
     args.extend(sizes(&p));
     args.extend(positions(&p));
-    args.extend([Arg::I32(I::TAPS as i32), dtype_arg(p.dtype)]);
+    args.extend([Arg::I32(I::TAPS as i32), Arg::I32(kind_of(p.dtype))]);
     let (grid, block) = threads(outputs);
     plan.launch("upsample_resize_backward_atomic", "resize", grid, block, 0, &args);
     if p.dtype != DType::F32 {
         let (grid, block) = threads(elements);
-        let args = [sums.into(), d_input.into(), elements.into(), dtype_arg(p.dtype)];
+        let args = [sums.into(), d_input.into(), elements.into(), Arg::I32(kind_of(p.dtype))];
         plan.launch("upsample_resize_backward_atomic", "round_off", grid, block, 0, &args);
     }
     Ok(plan)

@@ -2,7 +2,7 @@
 
 use touchstone_reference::{Case, Tensors, upsample::transposed_conv::Params};
 
-use super::{countable, dtype_arg, threads};
+use super::{countable, kind_of, threads};
 use crate::{
     plan::{Arg, Plan},
     variant::Unsupported,
@@ -21,7 +21,7 @@ fn sizes(p: &Params) -> Result<Vec<Arg>, Unsupported> {
     let [batch, out, out_h, out_w] = p.output();
     let sizes =
         [batch, p.in_channels, out, p.height, p.width, out_h, out_w, p.kernel, p.stride, p.padding];
-    Ok(sizes.map(Arg::from).into_iter().chain([dtype_arg(p.dtype)]).collect())
+    Ok(sizes.map(Arg::from).into_iter().chain([Arg::I32(kind_of(p.dtype))]).collect())
 }
 
 fn elements(shape: [usize; 4]) -> usize {
