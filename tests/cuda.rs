@@ -20,7 +20,9 @@ use touchstone_bench::{
     workload,
 };
 use touchstone_cuda::{
-    Executor, Gpu, Plan, Prepared, Simulator, Variant, simulator::TooLong, variants,
+    Executor, Gpu, Plan, Prepared, Simulator, Variant,
+    simulator::{NotSimulated, TooLong},
+    variants,
 };
 use touchstone_reference::{
     Case, Tensors,
@@ -98,16 +100,12 @@ fn agrees(variant: &Variant, case: &Case) -> Result<bool, String> {
     let mut took = false;
     if let Some(gpu) = GPU.get() {
         let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
-        took = holds(&*gpu, &plan, &problem, variant).map_err(replay)?;
+        took = holds(&*gpu, &plan, &problem, variant).map_err(replay)?.is_ok();
     }
     let left_out = |reason: String| {
         LEFT_OUT.fetch_add(1, Ordering::Relaxed);
         println!("not simulated: {} '{case}': {reason}", variant.name);
     };
-    if !plan.maps().is_empty() {
-        left_out("tensor copies are not simulated".into());
-        return Ok(took);
-    }
     if plan.bytes() > SIMULATED_BYTES {
         left_out(format!("{} bytes of device memory", plan.bytes()));
         return Ok(took);
@@ -117,25 +115,34 @@ fn agrees(variant: &Variant, case: &Case) -> Result<bool, String> {
             left_out(complaint);
             Ok(took)
         }
-        outcome => Ok(outcome.map_err(|e| replay(format!("on the simulator: {e}")))? || took),
+        outcome => match outcome.map_err(|e| replay(format!("on the simulator: {e}")))? {
+            Ok(()) => Ok(true),
+            Err(reason) => {
+                left_out(reason);
+                Ok(took)
+            }
+        },
     }
 }
 
-/// Verifies a plan on one executor. `Ok(false)` when there is too little memory for it.
+/// Verifies a plan on one executor. `Ok(Err(reason))` when the executor cannot carry it out.
 fn holds(
     executor: &impl Executor,
     plan: &Plan,
     problem: &Problem,
     variant: &Variant,
-) -> Result<bool, String> {
-    let run = || -> anyhow::Result<Option<Verdict>> {
-        let Ok(prepared) = verify::prepare(executor, plan)? else { return Ok(None) };
-        verify::verify(&prepared, problem, variant.deterministic).map(Some)
+) -> Result<Result<(), String>, String> {
+    let run = || -> anyhow::Result<Result<Verdict, String>> {
+        let prepared = match verify::prepare(executor, plan)? {
+            Ok(prepared) => prepared,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        verify::verify(&prepared, problem, variant.deterministic).map(Ok)
     };
     match run().map_err(|e| format!("{e:#}"))? {
-        None => Ok(false),
-        Some(Verdict::Right(_)) => Ok(true),
-        Some(Verdict::Wrong(_, complaint)) => Err(complaint),
+        Err(reason) => Ok(Err(reason)),
+        Ok(Verdict::Right(_)) => Ok(Ok(())),
+        Ok(Verdict::Wrong(_, complaint)) => Err(complaint),
     }
 }
 
@@ -228,7 +235,8 @@ fn is_simulated(variant: &Variant, known: &[Case]) -> bool {
         let inputs = operation(case).ok()?.inputs(case).ok()?;
         (variant.plan)(case, &inputs).ok()
     });
-    plan.is_none_or(|plan| plan.maps().is_empty())
+    let refused = |plan: &Plan| SIMULATOR.prepare(plan).err();
+    !plan.as_ref().and_then(refused).is_some_and(|error| error.is::<NotSimulated>())
 }
 
 fn main() {

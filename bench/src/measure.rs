@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use touchstone_cuda::{
     Gpu, Plan,
-    gpu::{Cache, Prepared},
+    gpu::{Cache, Prepared, Timing},
     plan::Arg,
 };
 use touchstone_reference::{DType, Work};
@@ -52,6 +52,10 @@ impl Effort {
     };
 }
 
+/// A run longer than this refills the caches thousands of times over: cold or warm makes no difference, and
+/// only the cold series is taken.
+const CACHES_MATTER_BELOW_NS: f64 = 50e6;
+
 /// Times a prepared plan, cold and warm.
 ///
 /// # Errors
@@ -64,10 +68,14 @@ pub fn cuda(
     effort: Effort,
 ) -> anyhow::Result<Measurement> {
     let cold = prepared.time(Cache::Cold, effort.gpu_samples)?;
-    let warm = prepared.time(Cache::Warm, effort.gpu_samples)?;
-    let warm_clock = match warm.runs {
-        0 => "no warm series: a run is too long for the caches to matter".into(),
-        runs => format!("warm: {runs} runs a sample"),
+    let is_long = quartiles(&cold.samples_ns).is_some_and(|q| q.median > CACHES_MATTER_BELOW_NS);
+    let (warm, warm_clock) = if is_long {
+        let why = "no warm series: a run is too long for the caches to matter";
+        (Timing::default(), why.to_string())
+    } else {
+        let warm = prepared.time(Cache::Warm, effort.gpu_samples)?;
+        let clock = format!("warm: {} runs a sample", warm.runs);
+        (warm, clock)
     };
     let kernels = prepared.resources().into_iter().map(|k| KernelResources {
         symbol: k.symbol,

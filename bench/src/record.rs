@@ -236,8 +236,17 @@ impl Record {
     /// The agreement, if outputs were compared.
     pub fn agreement(&self) -> Option<&Agreement> {
         match &self.outcome {
-            Outcome::Measured { agreement, .. } | Outcome::Checked { agreement } => Some(agreement),
             Outcome::Wrong { agreement, .. } => agreement.as_ref(),
+            outcome => outcome.proof(),
+        }
+    }
+}
+
+impl Outcome {
+    /// The agreement of what was found right.
+    pub fn proof(&self) -> Option<&Agreement> {
+        match self {
+            Self::Measured { agreement, .. } | Self::Checked { agreement } => Some(agreement),
             _ => None,
         }
     }

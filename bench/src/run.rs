@@ -174,17 +174,24 @@ impl Runner {
         let mut naive: Option<Agreement> = None;
         for way in self.ways(problem.case.op()) {
             // The plan is made even without a GPU, so that "not supported" is told from "not run".
-            let outcome = match way.plan(problem) {
-                Ok(plan) => self.cuda_outcome(&plan, way.deterministic(), problem, &work, task),
-                Err(NoPlan::Unsupported(reason)) => Outcome::Skipped { reason },
-                Err(misfit) => Outcome::Failed { error: misfit.to_string() },
+            let plan = way.plan(problem).map_err(|refusal| match refusal {
+                NoPlan::Unsupported(reason) => Outcome::Skipped { reason },
+                NoPlan::Misfit(_) => Outcome::Failed { error: refusal.to_string() },
+            });
+            let outcome = match &plan {
+                Ok(plan) => self.cuda_outcome(plan, way.deterministic(), problem, &work, task),
+                Err(refused) => refused.clone(),
             };
             let outcome = beside_naive(outcome, naive.as_ref(), problem);
             if way.is_naive() {
-                naive = outcome_agreement(&outcome).cloned();
+                naive = outcome.proof().cloned();
             }
             records.push((Executor::Cuda, way.name(), outcome));
-            if let Some((outcome, cost)) = self.simulated(&way, problem) {
+            if let (Some(simulator), Way::Ours(variant)) = (&self.simulator, &way) {
+                let (outcome, cost) = match plan {
+                    Ok(plan) => simulated(simulator, &plan, problem, variant.deterministic),
+                    Err(refused) => (refused, None),
+                };
                 records.push((Executor::Simulator, way.name(), outcome));
                 costs.extend(cost.map(|cost| (way.name(), cost)));
             }
@@ -197,29 +204,6 @@ impl Runner {
             ..self.bare_record(workload, &problem.case, &problem.source, &name, executor)
         };
         records.into_iter().map(finish).collect()
-    }
-
-    /// What comes of a variant on the simulator, with its cost when it is right; `None` when there is nothing
-    /// to simulate.
-    fn simulated(&self, way: &Way, problem: &Problem) -> Option<(Outcome, Option<Cost>)> {
-        let (simulator, Way::Ours(variant)) = (self.simulator.as_ref()?, way) else { return None };
-        let plan = match verify::plan(variant, problem) {
-            Ok(plan) => plan,
-            Err(reason) => return Some((Outcome::Skipped { reason }, None)),
-        };
-        let run = || -> anyhow::Result<(Outcome, Option<Cost>)> {
-            let prepared = match verify::prepare(simulator, &plan)? {
-                Ok(prepared) => prepared,
-                Err(reason) => return Ok((Outcome::Skipped { reason }, None)),
-            };
-            Ok(match verify::verify(&prepared, problem, variant.deterministic)? {
-                Verdict::Right(agreement) => (Outcome::Checked { agreement }, prepared.cost()),
-                Verdict::Wrong(agreement, complaint) => {
-                    (Outcome::Wrong { agreement, complaint }, None)
-                }
-            })
-        };
-        Some(run().unwrap_or_else(|e| (Outcome::Failed { error: format!("{e:#}") }, None)))
     }
 
     fn bare_record(
@@ -263,15 +247,9 @@ impl Runner {
         };
         let limits = self.environment.device.as_ref().and_then(|d| d.limits.as_ref());
         let run = || -> anyhow::Result<Outcome> {
-            let prepared = match verify::prepare(gpu, plan)? {
-                Ok(prepared) => prepared,
-                Err(reason) => return Ok(Outcome::Skipped { reason }),
-            };
-            let agreement = match verify::verify(&prepared, problem, deterministic)? {
-                Verdict::Right(agreement) => agreement,
-                Verdict::Wrong(agreement, complaint) => {
-                    return Ok(Outcome::Wrong { agreement, complaint });
-                }
+            let (prepared, agreement) = match proven(gpu, plan, problem, deterministic)? {
+                Ok(proven) => proven,
+                Err(outcome) => return Ok(outcome),
             };
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
             let mut measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
@@ -307,25 +285,43 @@ impl Runner {
     }
 }
 
-/// The agreement of an outcome that was found right.
-fn outcome_agreement(outcome: &Outcome) -> Option<&Agreement> {
-    match outcome {
-        Outcome::Measured { agreement, .. } | Outcome::Checked { agreement } => Some(agreement),
-        _ => None,
+/// A plan made ready and found right on an executor, or the outcome that it is not.
+fn proven<'e, E: touchstone_cuda::Executor>(
+    executor: &'e E,
+    plan: &'e Plan,
+    problem: &Problem,
+    deterministic: bool,
+) -> anyhow::Result<Result<(E::Prepared<'e>, Agreement), Outcome>> {
+    let prepared = match verify::prepare(executor, plan)? {
+        Ok(prepared) => prepared,
+        Err(reason) => return Ok(Err(Outcome::Skipped { reason })),
+    };
+    Ok(match verify::verify(&prepared, problem, deterministic)? {
+        Verdict::Right(agreement) => Ok((prepared, agreement)),
+        Verdict::Wrong(agreement, complaint) => Err(Outcome::Wrong { agreement, complaint }),
+    })
+}
+
+/// What comes of a plan on the simulator, with its cost when it is right.
+fn simulated(
+    simulator: &Simulator,
+    plan: &Plan,
+    problem: &Problem,
+    deterministic: bool,
+) -> (Outcome, Option<Cost>) {
+    match proven(simulator, plan, problem, deterministic) {
+        Ok(Ok((prepared, agreement))) => (Outcome::Checked { agreement }, prepared.cost()),
+        Ok(Err(outcome)) => (outcome, None),
+        Err(error) => (Outcome::Failed { error: format!("{error:#}") }, None),
     }
 }
 
 /// Turns a right outcome into a wrong one when its error is out of proportion to the naive variant's.
 fn beside_naive(outcome: Outcome, naive: Option<&Agreement>, problem: &Problem) -> Outcome {
-    let complaint = match (outcome_agreement(&outcome), naive) {
-        (Some(agreement), Some(naive)) => agreement.worse_than_naive(naive, &problem.expected),
-        _ => None,
-    };
-    match (outcome, complaint) {
-        (Outcome::Measured { agreement, .. } | Outcome::Checked { agreement }, Some(complaint)) => {
-            Outcome::Wrong { agreement: Some(agreement), complaint }
-        }
-        (outcome, _) => outcome,
+    let Some((agreement, naive)) = outcome.proof().zip(naive) else { return outcome };
+    match agreement.worse_than_naive(naive, &problem.expected) {
+        Some(complaint) => Outcome::Wrong { agreement: Some(agreement.clone()), complaint },
+        None => outcome,
     }
 }
 

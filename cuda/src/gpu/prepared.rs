@@ -84,10 +84,6 @@ const FEWEST_SAMPLES: usize = 5;
 /// Time after which a series ends with the samples it has.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A run longer than this refills the caches thousands of times over: cold or warm makes no difference, and
-/// only the cold series is taken.
-const CACHES_MATTER_BELOW_NS: f64 = 50e6;
-
 /// What is kept free for the driver, modules and the cache flush.
 const RESERVE_BYTES: usize = 512 << 20;
 
@@ -324,8 +320,7 @@ impl Prepared<'_> {
     /// Times `samples` runs after a warm-up, or fewer (but no less than [`FEWEST_SAMPLES`]) when they take
     /// longer than [`PATIENCE`]. Cold samples are one run each behind a flush of the L2
     /// cache, whose own time covers the enqueueing; warm ones are replays of a graph of several runs
-    /// when a run is short, so that launch overhead does not count, and none at all when a run is so long
-    /// that the caches' state before it cannot matter.
+    /// when a run is short, so that launch overhead does not count.
     ///
     /// # Errors
     /// The driver's.
@@ -333,7 +328,6 @@ impl Prepared<'_> {
         let once_ns = self.warm_up()?;
         let runs = match cache {
             Cache::Cold => 1,
-            Cache::Warm if once_ns > CACHES_MATTER_BELOW_NS => return Ok(Timing::default()),
             Cache::Warm => ((200e3 / once_ns).ceil() as usize).clamp(1, 64),
         };
         let graph = self.capture(runs)?;
