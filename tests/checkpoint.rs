@@ -2,16 +2,17 @@
 
 #[path = "cases/checkpoint.rs"]
 mod cases;
+mod laws;
 
+use laws::drawn;
 use proptest::prelude::*;
 use touchstone_cuda::{Arg, Plan, Role, Step, checkpoint};
 use touchstone_reference::{
-    Algorithm, Case, Draw, Tensors,
+    Algorithm, Case, Draw,
     checkpoint::{
         chain_backward::{ChainBackward, Params},
         schedule::{Action, Policy, Schedule, binomial_cost, least_cost},
     },
-    operation,
 };
 
 /// What a schedule does, carried out with the numbers of states in place of states: each action must find
@@ -57,17 +58,7 @@ fn chains() -> impl Strategy<Value = Vec<u64>> {
 
 #[test]
 fn every_generated_case_is_valid_and_its_inputs_repeat() {
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for (op, strategy) in cases::strategies() {
-        for _ in 0..60 {
-            let case = strategy.new_tree(&mut runner).unwrap().current();
-            assert_eq!(case.op(), op);
-            let operation = operation(&case).unwrap();
-            let inputs = operation.inputs(&case).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(inputs, operation.inputs(&case).unwrap(), "{case}");
-            operation.work(&case, &inputs).unwrap();
-        }
-    }
+    laws::cases_are_valid_and_their_inputs_repeat(cases::strategies(), 60);
 }
 
 proptest! {
@@ -144,7 +135,7 @@ proptest! {
 
     #[test]
     fn gradients_of_two_halves_of_the_rows_add_up(case in cases::strategies().remove(0).1) {
-        let (whole, inputs) = drawn(&case);
+        let (whole, inputs) = drawn::<ChainBackward>(&case);
         prop_assume!(whole.rows >= 2);
         let head = whole.rows / 2;
         let part = |rows: std::ops::Range<usize>| {
@@ -170,12 +161,6 @@ proptest! {
             }
         }
     }
-}
-
-fn drawn(case: &Case) -> (Params, Tensors) {
-    let params: Params = case.params().unwrap();
-    let inputs = ChainBackward::inputs(&params, &mut Draw::new(case.seed()));
-    (params, inputs)
 }
 
 /// The launches that write gradients, with buffers by name; states, which policies keep in different

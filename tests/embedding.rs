@@ -2,11 +2,13 @@
 
 #[path = "cases/embedding.rs"]
 mod cases;
+mod laws;
 
+use laws::{drawn, strategy};
 use ndarray::{Array2, Axis, Ix1, Ix2};
-use proptest::{prelude::*, strategy::BoxedStrategy};
+use proptest::prelude::*;
 use touchstone_reference::{
-    Algorithm, Case, DType, Draw, Tensor, Tensors,
+    Algorithm, DType, Draw, Tensor, Tensors,
     embedding::{
         Index, Pattern, Storage,
         backward::Backward,
@@ -14,20 +16,7 @@ use touchstone_reference::{
         gather::{self, Gather},
         word2vec::{self, Word2Vec},
     },
-    operation,
 };
-
-fn strategy(op: &str) -> BoxedStrategy<Case> {
-    let mut all = cases::strategies();
-    let at = all.iter().position(|(name, _)| *name == op).expect("a listed operation");
-    all.swap_remove(at).1
-}
-
-fn drawn<A: Algorithm>(case: &Case) -> (A::Params, Tensors) {
-    let params = case.params().unwrap();
-    let inputs = A::inputs(&params, &mut Draw::new(case.seed()));
-    (params, inputs)
-}
 
 /// An output as rows of `dim` columns.
 fn rows<A: Algorithm>(params: &A::Params, inputs: &Tensors, name: &str) -> Array2<f64> {
@@ -74,22 +63,12 @@ fn total_loss(params: &word2vec::Params, inputs: &Tensors) -> f64 {
 
 #[test]
 fn every_generated_case_is_valid_and_its_inputs_repeat() {
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for (op, strategy) in cases::strategies() {
-        for _ in 0..100 {
-            let case = strategy.new_tree(&mut runner).unwrap().current();
-            assert_eq!(case.op(), op);
-            let operation = operation(&case).unwrap();
-            let inputs = operation.inputs(&case).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(inputs, operation.inputs(&case).unwrap(), "{case}");
-            operation.work(&case, &inputs).unwrap();
-        }
-    }
+    laws::cases_are_valid_and_their_inputs_repeat(cases::strategies(), 100);
 }
 
 proptest! {
     #[test]
-    fn a_gather_is_the_product_with_one_hot_rows(case in strategy("embedding.gather")) {
+    fn a_gather_is_the_product_with_one_hot_rows(case in strategy(cases::strategies(), "embedding.gather")) {
         let (params, inputs) = drawn::<Gather>(&case);
         let indices = inputs.integer::<Ix1>("indices");
         let shape = (params.tokens, params.vocab);
@@ -102,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn bags_of_one_are_a_gather(case in strategy("embedding.bag")) {
+    fn bags_of_one_are_a_gather(case in strategy(cases::strategies(), "embedding.bag")) {
         let (mut params, inputs) = drawn::<Bag>(&case);
         prop_assume!(!params.weighted);
         params.bags = inputs.tensor("indices").len();
@@ -121,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sum_has_weights_of_one(case in strategy("embedding.bag")) {
+    fn a_sum_has_weights_of_one(case in strategy(cases::strategies(), "embedding.bag")) {
         let (mut params, inputs) = drawn::<Bag>(&case);
         (params.mode, params.weighted) = (Mode::Sum, true);
         let count = inputs.tensor("indices").len();
@@ -136,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mean_is_the_sum_over_the_count(case in strategy("embedding.bag")) {
+    fn a_mean_is_the_sum_over_the_count(case in strategy(cases::strategies(), "embedding.bag")) {
         let (mut params, inputs) = drawn::<Bag>(&case);
         prop_assume!(!params.weighted);
         params.mode = Mode::Sum;
@@ -149,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_within_a_bag_does_not_matter(case in strategy("embedding.bag")) {
+    fn the_order_within_a_bag_does_not_matter(case in strategy(cases::strategies(), "embedding.bag")) {
         let (params, inputs) = drawn::<Bag>(&case);
         let order: Vec<usize> = samples(&inputs).into_iter().flat_map(|bag| bag.rev()).collect();
         let backwards = rows::<Bag>(&params, &reordered(&inputs, &order), "output");
@@ -157,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn the_halves_of_a_bag_add_up(case in strategy("embedding.bag")) {
+    fn the_halves_of_a_bag_add_up(case in strategy(cases::strategies(), "embedding.bag")) {
         let (mut params, inputs) = drawn::<Bag>(&case);
         let whole = |params: &bag::Params| rows::<Bag>(params, &inputs, "output");
         let mut offsets = vec![0];
@@ -185,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn backward_is_the_adjoint_of_gather(case in strategy("embedding.backward")) {
+    fn backward_is_the_adjoint_of_gather(case in strategy(cases::strategies(), "embedding.backward")) {
         let (params, inputs) = drawn::<Backward>(&case);
         let (vocab, dim, tokens) = (params.vocab, params.dim, params.tokens);
         let table = Draw::new(case.seed() + 1).normal(DType::F32, &[vocab, dim], 1.0);
@@ -207,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_nobody_asked_for_have_no_gradient(case in strategy("embedding.backward")) {
+    fn rows_nobody_asked_for_have_no_gradient(case in strategy(cases::strategies(), "embedding.backward")) {
         let (params, inputs) = drawn::<Backward>(&case);
         let indices = inputs.tensor("indices").to_i64();
         let d_table = rows::<Backward>(&params, &inputs, "d_table");
@@ -218,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_tokens_does_not_matter(case in strategy("embedding.backward")) {
+    fn the_order_of_tokens_does_not_matter(case in strategy(cases::strategies(), "embedding.backward")) {
         let (params, inputs) = drawn::<Backward>(&case);
         let mut indices = inputs.tensor("indices").to_i64();
         indices.reverse();
@@ -234,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn a_step_of_no_length_changes_nothing(case in strategy("embedding.word2vec")) {
+    fn a_step_of_no_length_changes_nothing(case in strategy(cases::strategies(), "embedding.word2vec")) {
         let (mut params, inputs) = drawn::<Word2Vec>(&case);
         params.lr = 0.0;
         for (updated, table) in [("in_updated", "in_table"), ("out_updated", "out_table")] {
@@ -244,7 +223,7 @@ proptest! {
     }
 
     #[test]
-    fn a_small_step_lowers_the_loss(case in strategy("embedding.word2vec")) {
+    fn a_small_step_lowers_the_loss(case in strategy(cases::strategies(), "embedding.word2vec")) {
         let (mut params, inputs) = drawn::<Word2Vec>(&case);
         prop_assume!(params.batch > 0);
         params.lr = 1e-4;
@@ -260,7 +239,7 @@ proptest! {
     }
 
     #[test]
-    fn the_step_follows_the_numerical_gradient(case in strategy("embedding.word2vec")) {
+    fn the_step_follows_the_numerical_gradient(case in strategy(cases::strategies(), "embedding.word2vec")) {
         const H: f64 = 1e-5;
         let (mut params, inputs) = drawn::<Word2Vec>(&case);
         prop_assume!(params.batch > 0);

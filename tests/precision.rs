@@ -2,11 +2,13 @@
 
 #[path = "cases/precision.rs"]
 mod cases;
+mod laws;
 
-use proptest::{prelude::*, strategy::BoxedStrategy};
+use laws::{drawn, strategy};
+use proptest::prelude::*;
 use touchstone_bench::gtest::{FALSE_ALARM, g_test};
 use touchstone_reference::{
-    Algorithm, Case, DType, Data, Draw, Tensor, Tensors, operation,
+    Algorithm, Case, DType, Data, Draw, Tensor, Tensors,
     precision::{
         Sizes, adamw,
         adamw::AdamW,
@@ -15,18 +17,6 @@ use touchstone_reference::{
         sgd::Sgd,
     },
 };
-
-fn strategy(op: &str) -> BoxedStrategy<Case> {
-    let mut all = cases::strategies();
-    let at = all.iter().position(|(name, _)| *name == op).expect("a listed operation");
-    all.swap_remove(at).1
-}
-
-fn drawn<A: Algorithm>(case: &Case) -> (A::Params, Tensors) {
-    let params = case.params().unwrap();
-    let inputs = A::inputs(&params, &mut Draw::new(case.seed()));
-    (params, inputs)
-}
 
 fn formats() -> impl Strategy<Value = Format> {
     prop::sample::select(cases::FORMATS.to_vec())
@@ -44,20 +34,7 @@ fn numbers() -> impl Strategy<Value = f64> {
 
 #[test]
 fn every_generated_case_is_valid_and_its_inputs_repeat() {
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for (op, strategy) in cases::strategies() {
-        for _ in 0..60 {
-            let case = strategy.new_tree(&mut runner).unwrap().current();
-            assert_eq!(case.op(), op);
-            let operation = operation(&case).unwrap();
-            let inputs = operation.inputs(&case).unwrap_or_else(|e| panic!("{e}"));
-            let again = operation.inputs(&case).unwrap();
-            for (name, tensor) in inputs.iter() {
-                assert_eq!(tensor.as_bytes(), again.tensor(name).as_bytes(), "{case}");
-            }
-            operation.work(&case, &inputs).unwrap();
-        }
-    }
+    laws::cases_are_valid_and_their_inputs_repeat(cases::strategies(), 60);
 }
 
 proptest! {
@@ -148,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn unscaling_undoes_a_power_of_two(case in strategy("precision.loss_scale")) {
+    fn unscaling_undoes_a_power_of_two(case in strategy(cases::strategies(), "precision.loss_scale")) {
         let (mut params, _) = drawn::<LossScale>(&case);
         (params.scale, params.fault) = (4096.0, loss_scale::Fault::None);
         let inputs = LossScale::inputs(&params, &mut Draw::new(case.seed()));
@@ -160,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn a_first_adam_step_has_the_size_of_the_learning_rate(case in strategy("precision.adamw")) {
+    fn a_first_adam_step_has_the_size_of_the_learning_rate(case in strategy(cases::strategies(), "precision.adamw")) {
         let (mut params, inputs) = drawn::<AdamW>(&case);
         (params.step, params.skip, params.eps) = (1, false, 1e-20);
         let total = inputs.tensor("master").len();
@@ -182,8 +159,8 @@ proptest! {
 
     #[test]
     fn a_skipped_step_changes_nothing(
-        adamw in strategy("precision.adamw"),
-        sgd in strategy("precision.sgd"),
+        adamw in strategy(cases::strategies(), "precision.adamw"),
+        sgd in strategy(cases::strategies(), "precision.sgd"),
     ) {
         let (mut params, _) = drawn::<AdamW>(&adamw);
         params.skip = true;
@@ -204,7 +181,7 @@ proptest! {
     }
 
     #[test]
-    fn how_parameters_are_cut_into_tensors_does_not_matter(case in strategy("precision.sgd")) {
+    fn how_parameters_are_cut_into_tensors_does_not_matter(case in strategy(cases::strategies(), "precision.sgd")) {
         let (mut params, inputs) = drawn::<Sgd>(&case);
         prop_assume!(params.weight_decay == 0.0 && params.tensors > 0);
         let total = inputs.tensor("master").len();
@@ -217,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn sgd_without_momentum_moves_against_the_gradient(case in strategy("precision.sgd")) {
+    fn sgd_without_momentum_moves_against_the_gradient(case in strategy(cases::strategies(), "precision.sgd")) {
         let (mut params, inputs) = drawn::<Sgd>(&case);
         (params.momentum, params.nesterov) = (0.0, false);
         let total = inputs.tensor("master").len();

@@ -2,6 +2,7 @@
 
 #[path = "cases/ssm.rs"]
 mod cases;
+mod laws;
 
 use ndarray::{ArrayD, Axis, Slice};
 use proptest::prelude::*;
@@ -114,13 +115,7 @@ proptest! {
 
     #[test]
     fn every_generated_case_has_valid_inputs(index in 0usize..4, seed in any::<u64>()) {
-        use proptest::{strategy::ValueTree, test_runner::{Config, RngSeed, TestRunner}};
-        let config = Config { rng_seed: RngSeed::Fixed(seed), ..Config::default() };
-        let (op, strategy) = cases::strategies().swap_remove(index);
-        let case = strategy.new_tree(&mut TestRunner::new(config)).unwrap().current();
-        prop_assert_eq!(case.op(), op);
-        let inputs = operation(&case).unwrap().inputs(&case);
-        prop_assert!(inputs.is_ok(), "{:?}", inputs);
+        laws::case_has_valid_inputs(cases::strategies(), index, seed)?;
     }
 
     #[test]

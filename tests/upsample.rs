@@ -2,10 +2,12 @@
 
 #[path = "cases/upsample.rs"]
 mod cases;
+mod laws;
 
-use proptest::{prelude::*, strategy::BoxedStrategy};
+use laws::{drawn, strategy};
+use proptest::prelude::*;
 use touchstone_reference::{
-    Algorithm, Case, DType, Data, Draw, Tensor, Tensors, operation,
+    Algorithm, Case, DType, Data, Draw, Tensor, Tensors,
     upsample::{
         resize::{self, Backward, Bicubic, Bilinear, Coordinates, Forward, Interpolation, Nearest},
         shuffle::{PixelShuffle, PixelUnshuffle},
@@ -13,18 +15,6 @@ use touchstone_reference::{
         unpool::{Unpool, UnpoolBackward},
     },
 };
-
-fn strategy(op: &str) -> BoxedStrategy<Case> {
-    let mut all = cases::strategies();
-    let at = all.iter().position(|(name, _)| *name == op).expect("a listed operation");
-    all.swap_remove(at).1
-}
-
-fn drawn<A: Algorithm>(case: &Case) -> (A::Params, Tensors) {
-    let params = case.params().unwrap();
-    let inputs = A::inputs(&params, &mut Draw::new(case.seed()));
-    (params, inputs)
-}
 
 fn values<A: Algorithm>(params: &A::Params, inputs: &Tensors, name: &str) -> Vec<f64> {
     A::reference(params, inputs).output(name).values()
@@ -49,17 +39,7 @@ fn with_values(inputs: &Tensors, name: &str, of: impl Fn(usize) -> f64) -> Tenso
 
 #[test]
 fn every_generated_case_is_valid_and_its_inputs_repeat() {
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    for (op, strategy) in cases::strategies() {
-        for _ in 0..100 {
-            let case = strategy.new_tree(&mut runner).unwrap().current();
-            assert_eq!(case.op(), op);
-            let operation = operation(&case).unwrap();
-            let inputs = operation.inputs(&case).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(inputs, operation.inputs(&case).unwrap(), "{case}");
-            operation.work(&case, &inputs).unwrap();
-        }
-    }
+    laws::cases_are_valid_and_their_inputs_repeat(cases::strategies(), 100);
 }
 
 /// <U x, y> = <x, Uᵀ y> for a resize and its gradient.
@@ -87,25 +67,25 @@ fn keeps_constants<I: Interpolation>(case: &Case) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn nearest_and_its_gradient_are_adjoint(case in strategy("upsample.nearest")) {
+    fn nearest_and_its_gradient_are_adjoint(case in strategy(cases::strategies(), "upsample.nearest")) {
         is_adjoint::<Nearest>(&case)?;
     }
 
     #[test]
-    fn bilinear_and_its_gradient_are_adjoint(case in strategy("upsample.bilinear")) {
+    fn bilinear_and_its_gradient_are_adjoint(case in strategy(cases::strategies(), "upsample.bilinear")) {
         is_adjoint::<Bilinear>(&case)?;
     }
 
     #[test]
-    fn bicubic_and_its_gradient_are_adjoint(case in strategy("upsample.bicubic")) {
+    fn bicubic_and_its_gradient_are_adjoint(case in strategy(cases::strategies(), "upsample.bicubic")) {
         is_adjoint::<Bicubic>(&case)?;
     }
 
     #[test]
     fn an_image_of_one_colour_stays_one(
-        nearest in strategy("upsample.nearest"),
-        bilinear in strategy("upsample.bilinear"),
-        bicubic in strategy("upsample.bicubic"),
+        nearest in strategy(cases::strategies(), "upsample.nearest"),
+        bilinear in strategy(cases::strategies(), "upsample.bilinear"),
+        bicubic in strategy(cases::strategies(), "upsample.bicubic"),
     ) {
         keeps_constants::<Nearest>(&nearest)?;
         keeps_constants::<Bilinear>(&bilinear)?;
@@ -113,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn nearest_invents_no_colour(case in strategy("upsample.nearest")) {
+    fn nearest_invents_no_colour(case in strategy(cases::strategies(), "upsample.nearest")) {
         let (params, inputs) = drawn::<Forward<Nearest>>(&case);
         let known = inputs.tensor("input").to_f64();
         let output = values::<Forward<Nearest>>(&params, &inputs, "output");
@@ -121,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn a_resize_to_the_same_size_changes_nothing(case in strategy("upsample.bicubic")) {
+    fn a_resize_to_the_same_size_changes_nothing(case in strategy(cases::strategies(), "upsample.bicubic")) {
         let (mut params, inputs) = drawn::<Forward<Bicubic>>(&case);
         (params.out_h, params.out_w, params.factor) = (params.in_h, params.in_w, 0.0);
         let image = inputs.tensor("input").to_f64();
@@ -134,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn aligned_corners_keep_a_linear_ramp(case in strategy("upsample.bilinear")) {
+    fn aligned_corners_keep_a_linear_ramp(case in strategy(cases::strategies(), "upsample.bilinear")) {
         let (mut params, inputs) = drawn::<Forward<Bilinear>>(&case);
         prop_assume!(params.out_h > 1 && params.out_w > 1);
         params.coordinates = Coordinates::AlignCorners;
@@ -152,7 +132,7 @@ proptest! {
 
     #[test]
     fn doubling_by_nearest_and_averaging_blocks_gives_the_image_back(
-        case in strategy("upsample.nearest")
+        case in strategy(cases::strategies(), "upsample.nearest")
     ) {
         let (mut params, inputs) = drawn::<Forward<Nearest>>(&case);
         (params.out_h, params.out_w, params.factor) = (2 * params.in_h, 2 * params.in_w, 0.0);
@@ -166,7 +146,7 @@ proptest! {
 
     #[test]
     fn pixel_shuffle_is_a_permutation_with_an_exact_inverse(
-        case in strategy("upsample.pixel_shuffle")
+        case in strategy(cases::strategies(), "upsample.pixel_shuffle")
     ) {
         let (params, inputs) = drawn::<PixelShuffle>(&case);
         let small = inputs.tensor("input").to_f64();
@@ -182,7 +162,7 @@ proptest! {
 
     #[test]
     fn transposed_convolution_is_the_adjoint_of_its_input_gradient(
-        case in strategy("upsample.transposed_conv")
+        case in strategy(cases::strategies(), "upsample.transposed_conv")
     ) {
         let (params, inputs) = drawn::<transposed_conv::Forward>(&case);
         let (_, gradients) = drawn::<transposed_conv::Backward>(&case);
@@ -196,7 +176,7 @@ proptest! {
     }
 
     #[test]
-    fn a_patch_of_one_at_stride_two_leaves_gaps_of_bias(case in strategy("upsample.transposed_conv")) {
+    fn a_patch_of_one_at_stride_two_leaves_gaps_of_bias(case in strategy(cases::strategies(), "upsample.transposed_conv")) {
         let (mut params, _) = drawn::<transposed_conv::Forward>(&case);
         (params.kernel, params.stride, params.padding, params.output_padding) = (1, 2, 0, 1);
         let inputs = transposed_conv::Forward::inputs(&params, &mut Draw::new(case.seed()));
@@ -212,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_unpooled_is_fetched_back(case in strategy("upsample.unpool")) {
+    fn what_was_unpooled_is_fetched_back(case in strategy(cases::strategies(), "upsample.unpool")) {
         let (params, inputs) = drawn::<Unpool>(&case);
         let large = values::<Unpool>(&params, &inputs, "output");
         let values_put = inputs.tensor("input").to_f64();
