@@ -312,10 +312,6 @@ impl Judgement {
     }
 }
 
-fn proven(record: &Record) -> bool {
-    matches!(record.outcome, Outcome::Measured { .. } | Outcome::Checked { .. })
-}
-
 /// Judges one question in one place; `None` when neither side has anything to say.
 fn judge(
     old: Option<&Answer<'_>>,
@@ -325,7 +321,7 @@ fn judge(
     options: &GateOptions,
 ) -> Option<Judgement> {
     use Verdict::{Missing, New, Same, Wrong};
-    let was = old.filter(|answer| proven(answer.record));
+    let was = old.filter(|answer| answer.record.outcome.proof().is_some());
     let Some(new) = new else {
         was?;
         let reason = match elsewhere {
@@ -418,7 +414,11 @@ pub(crate) fn compare_times(
 /// Why the two sides cannot be compared at all, if so.
 fn problem(baseline: &[&Record], current: &[&Record]) -> Option<String> {
     let places = |records: &[&Record]| -> BTreeSet<Place> {
-        records.iter().filter(|record| proven(record)).map(|record| Place::of(record)).collect()
+        records
+            .iter()
+            .filter(|record| record.outcome.proof().is_some())
+            .map(|record| Place::of(record))
+            .collect()
     };
     let names = |places: &BTreeSet<Place>| {
         places.iter().map(Place::to_string).collect::<Vec<_>>().join("; ")

@@ -49,7 +49,7 @@ use serde::Deserialize;
 use touchstone_reference::{Case, DType, Outputs, Tensors, operations};
 
 use crate::{
-    plan::{Arg, BufferId, Plan, Step},
+    plan::{Arg, BufferId, MAX_GRID, Plan, Step},
     ptx,
 };
 use formula::{Formula, Scope};
@@ -168,9 +168,6 @@ pub enum NoPlan {
 
 /// A description is a page or two.
 const MAX_SPEC_BYTES: u64 = 1 << 20;
-
-/// Most blocks of a grid in x, y, z.
-const MAX_GRID: [u64; 3] = [i32::MAX as u64, 65_535, 65_535];
 
 /// Most threads of a block in x, y, z; all together 1024.
 const MAX_BLOCK: [u64; 3] = [1024, 1024, 64];
@@ -315,7 +312,7 @@ impl Custom {
             plan.fill(buffer, byte);
         }
         let symbol = expand(launch.symbol.as_deref().unwrap_or_default(), case)?;
-        let grid = dimensions("grid", &launch.grid, MAX_GRID, scope)?;
+        let grid = dimensions("grid", &launch.grid, MAX_GRID.map(|n| n as u64), scope)?;
         let block = dimensions("block", &launch.block, MAX_BLOCK, scope)?;
         let threads: u64 = block.iter().product();
         ensure!(

@@ -175,6 +175,9 @@ pub struct Launch {
     pub args: Vec<Arg>,
 }
 
+/// Most blocks of a grid in x, y, z.
+pub(crate) const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
+
 /// One step of a plan; steps run in order on one stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -253,7 +256,6 @@ impl Plan {
         shared_bytes: usize,
         args: &[Arg],
     ) {
-        const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
         assert!(
             grid.iter().zip(MAX_GRID).all(|(&n, max)| n <= max),
             "grid {grid:?} of {module} exceeds CUDA's limits"
@@ -309,7 +311,7 @@ impl Plan {
 
 /// A grid of `count` blocks in a row, if CUDA takes it.
 pub(crate) fn blocks(count: usize) -> Result<[usize; 3], Unsupported> {
-    if count > i32::MAX as usize {
+    if count > MAX_GRID[0] {
         return Err(Unsupported(format!("{count} blocks are more than a grid takes")));
     }
     Ok([count, 1, 1])
