@@ -2,7 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::chart::{CHARACTER, HEIGHT, Mark, SLOTS, WIDTH, escape};
+use crate::chart::{HEIGHT, Mark, SLOTS, WIDTH, escape};
+
+/// Advance of a wide character, height above and depth below the baseline of a name, in a chart's pixels, at the
+/// larger type that the style sheet gives narrow screens: what holds there holds at the smaller type too.
+const ADVANCE: f64 = 9.4;
+const ASCENT: f64 = 14.0;
+const DESCENT: f64 = 4.0;
 
 /// A rectangle in pixels.
 #[derive(Clone, Copy)]
@@ -39,7 +45,7 @@ fn arrange(marks: &[(Mark, (f64, f64))]) -> Vec<Name> {
     for (index, (mark, (x, y))) in marks.iter().enumerate() {
         let (x, y) = (*x, *y);
         let Some(label) = &mark.label else { continue };
-        let (width, gap) = (label.chars().count() as f64 * CHARACTER, mark.radius + 4.0);
+        let (width, gap) = (label.chars().count() as f64 * ADVANCE, mark.radius + 4.0);
         let below = gap + 10.0;
         // Right, left, above and below on either side, then right and left a little lower or higher: by
         // the offset of the baseline.
@@ -59,7 +65,7 @@ fn arrange(marks: &[(Mark, (f64, f64))]) -> Vec<Name> {
         let places = if mark.radius > 0.0 { &places[..] } else { &[(-2.0, -4.0)] };
         let area = |(dx, dy): (f64, f64)| {
             let left = if dx > 0.0 { x + dx } else { x + dx - width };
-            Area { left, top: y + dy - 11.0, right: left + width, bottom: y + dy + 3.0 }
+            Area { left, top: y + dy - ASCENT, right: left + width, bottom: y + dy + DESCENT }
         };
         let fits = |area: &Area| {
             area.left > 64.0
