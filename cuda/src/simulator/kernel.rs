@@ -411,15 +411,26 @@ impl Instruction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ptx;
+    use crate::{
+        plan::{Arg, MapId},
+        ptx,
+    };
 
+    /// All but those that take tensor maps, whose plans the simulator refuses when they are prepared: these must
+    /// be refused here too, by the name of the instruction that is missing.
     #[test]
     fn every_committed_kernel_decodes() {
         let mut failures = Vec::new();
+        let map_bytes = Arg::TensorMap(MapId(0)).bytes();
         for stem in ptx::modules() {
             let text = ptx::module(stem).unwrap();
             for kernel in kernels(text).unwrap() {
-                failures.extend(Kernel::new(stem, text, &kernel).err().map(|e| e.to_string()));
+                let takes_maps = ptx::signature(stem, &kernel).unwrap().contains(&map_bytes);
+                match Kernel::new(stem, text, &kernel) {
+                    Err(e) if takes_maps => assert!(e.to_string().contains("mbarrier."), "{e}"),
+                    Err(e) => failures.push(e.to_string()),
+                    Ok(_) => assert!(!takes_maps, "{kernel} of '{stem}' decodes: simulate it"),
+                }
             }
         }
         failures.sort();
