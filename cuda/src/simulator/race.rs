@@ -219,7 +219,7 @@ impl Monitor for Races {
     }
 
     fn join(&mut self, chunk: Self) -> Result<(), (Site, Hazard)> {
-        let unordered = Know::nothing(0);
+        let unordered = Know::of_own_block();
         self.global.join(chunk.global, |address, mine, theirs| {
             for (touch, mark) in theirs.marks() {
                 let attempt = Attempt {

@@ -30,6 +30,12 @@ impl Know {
         Self { own: vec![0; threads], floor: 0, foreign: BTreeMap::new() }
     }
 
+    /// Everything of the own block, nothing of others: for accesses of blocks that have been held against each
+    /// other within their chunk and now meet those of another.
+    pub(super) fn of_own_block() -> Self {
+        Self { floor: u32::MAX, ..Self::default() }
+    }
+
     /// Takes in what a thread of `block` knows, itself being of `mine`.
     pub(super) fn absorb(&mut self, mine: u32, block: u32, other: &Self) {
         if block == mine {

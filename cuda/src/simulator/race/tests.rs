@@ -328,6 +328,23 @@ fn blocks_that_do_not_talk_race_in_one_chunk_and_in_two() {
 }
 
 #[test]
+fn readers_of_one_word_in_two_chunks_are_joined_and_a_writer_in_a_third_races() {
+    let mut here = Play::new(2, false);
+    let mut there = Play(here.0.fork());
+    let mut writer = Play(here.0.fork());
+    // The word is new to the first chunk, its neighbour is not: they are remembered side by side.
+    here.global((0, 0), Load, GLOBAL + 64).unwrap();
+    there.0.block_begins(1);
+    for lane in [0, 5, 40] {
+        there.global((1, lane), Load, GLOBAL).unwrap();
+    }
+    writer.0.block_begins(2);
+    writer.global((2, 1), Store, GLOBAL).unwrap();
+    assert!(here.0.join(there.0).is_ok());
+    assert!(here.0.join(writer.0).is_err());
+}
+
+#[test]
 fn a_launch_ends_every_race() {
     let mut play = Play::new(1, false);
     play.global((0, 0), Store, GLOBAL).unwrap();
