@@ -10,6 +10,7 @@
 // Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
 // Limits: wgmma; 160 KiB of shared memory at head_dim 128, so one block a multiprocessor.
 // Target: compute_90a
+// Twin: f16
 #include "attention.cuh"
 #include "hopper.cuh"
 
@@ -282,7 +283,5 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
         const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, causal, window, section};                            \
         attend<T, DIM>(&q, &k, &v, o, lse, n, scale);                                                                 \
     }
-KERNEL(f16, __half, 64)
-KERNEL(f16, __half, 128)
 KERNEL(bf16, __nv_bfloat16, 64)
 KERNEL(bf16, __nv_bfloat16, 128)

@@ -83,6 +83,16 @@ fn mask_of(problem: &Problem) -> (i32, usize) {
     }
 }
 
+/// Values of a head in a kernel's tiles, 64 or 128: smaller heads are followed by zeros. Refuses head sizes that do not
+/// fit, or that vectors of `multiple` values do not divide.
+fn tile_dim(problem: &Problem, multiple: usize) -> Result<usize, Unsupported> {
+    let dim = problem.head_dim;
+    if dim > 128 || !dim.is_multiple_of(multiple) {
+        return Err(Unsupported(format!("head_dim {dim} is not a multiple of {multiple} up to 128")));
+    }
+    Ok(if dim > 64 { 128 } else { 64 })
+}
+
 /// Refuses head sizes that the kernel was not made for.
 fn require_head_dim(problem: &Problem, offered: &[usize]) -> Result<(), Unsupported> {
     if offered.contains(&problem.head_dim) {

@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::{Problem, backward::Params},
 };
 
-use super::{blocks, kind_of, mask_of, require_head_dim};
+use super::{blocks, kind_of, mask_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -82,7 +82,7 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     const OWN: usize = 64;
     const OTHER: usize = 32;
     let problem = case.params::<Params>()?.problem();
-    require_head_dim(&problem, &[32, 64, 128])?;
+    let tile = tile_dim(&problem, 4)?;
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
     let (causal, window) = mask_of(&problem);
     let kind = kind_of(problem.dtype);
@@ -95,17 +95,17 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     let grid = [blocks(batch * heads_q * seq_q, 8)?, 1, 1];
     plan.launch(MODULE, "delta", grid, [256, 1, 1], 0, &args);
 
-    let tiles_bytes = 4 * 2 * (OWN + OTHER) * (head_dim + 4);
+    let tiles_bytes = 4 * 2 * (OWN + OTHER) * (tile + 4);
     let weights_bytes = 4 * OWN * (OTHER + 4);
     let mut rest = vec![kind.into()];
     rest.extend([seq_q, seq_k, heads_q, heads_kv].map(Arg::from));
-    rest.extend([causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
+    rest.extend([Arg::I32(head_dim as i32), causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
     let mut step = |name: &str, tiles: usize, weights: usize, outputs: &[BufferId]| {
         let mut args = [at.q, at.k, at.v, at.d_o, at.lse, at.delta].map(Arg::from).to_vec();
         args.extend(outputs.iter().map(|&id| Arg::from(id)));
         args.extend(&rest);
         let shared_bytes = tiles_bytes + weights * weights_bytes;
-        let symbol = format!("{name}_d{head_dim}");
+        let symbol = format!("{name}_d{tile}");
         plan.launch(MODULE, symbol, [blocks(tiles, 1)?, 1, 1], [256, 1, 1], shared_bytes, &args);
         Ok::<(), Unsupported>(())
     };

@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::decode::{Cache, Params},
 };
 
-use super::{blocks, kind_of, require_head_dim};
+use super::{blocks, kind_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -77,12 +77,12 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
     const ENOUGH_BLOCKS: usize = 1024;
     /// Keys that are worth a block.
     const LEAST_KEYS: usize = 128;
+    /// Query heads a block takes.
+    const HEADS: usize = 4;
     let p = case.params::<Params>()?;
     let problem = p.problem();
-    require_head_dim(&problem, &[32, 64, 128])?;
-    let bits = 8 * p.dtype.bytes();
-    let heads = if bits == 16 && p.head_dim == 128 && problem.group() > 4 { 8 } else { 4 };
-    let tiles = p.batch * p.heads_kv * problem.group().div_ceil(heads);
+    let tile = tile_dim(&problem, 8)?;
+    let tiles = p.batch * p.heads_kv * problem.group().div_ceil(HEADS);
     let splits = ENOUGH_BLOCKS.div_ceil(tiles.max(1)).clamp(1, p.seq_k.div_ceil(LEAST_KEYS).max(1));
 
     let mut plan = Plan::new();
@@ -98,6 +98,7 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         sums.into(),
         stats.into(),
         kind_of(p.dtype).into(),
+        Arg::I32(p.head_dim as i32),
         p.batch.into(),
         p.seq_k.into(),
         p.heads_q.into(),
@@ -108,8 +109,7 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         Arg::F32(problem.scale as f32),
     ];
     let grid = [blocks(tiles * splits, 1)?, 1, 1];
-    let symbol = format!("partial{bits}_d{}_h{heads}", p.head_dim);
-    plan.launch(MODULE, symbol, grid, [128, 1, 1], 0, &args);
+    plan.launch(MODULE, format!("partial_d{tile}"), grid, [128, 1, 1], 0, &args);
 
     let rows = p.batch * p.heads_q;
     let args = [

@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::{Problem, forward::Params},
 };
 
-use super::{blocks, kind_of, mask_of, require_head_dim};
+use super::{blocks, kind_of, mask_of, require_head_dim, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     simulator::numeric::tensor::{Swizzle, TensorMap},
@@ -71,8 +71,7 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 /// Tiles on CUDA cores.
 pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let problem = case.params::<Params>()?.problem();
-    require_head_dim(&problem, &[32, 64, 128])?;
-    let (dim, queries) = (problem.head_dim, 64);
+    let (dim, queries) = (tile_dim(&problem, 4)?, 64);
     let keys = if dim > 64 { 32 } else { 64 };
     let floats = (queries + 2 * keys) * (dim + 4) + queries * (keys + 4);
     let tiling = Tiling {
@@ -89,13 +88,15 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
 /// Tiles on tensor cores.
 pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let problem = case.params::<Params>()?.problem();
-    require_head_dim(&problem, &[64, 128])?;
     if problem.dtype == DType::F32 {
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
-    let (dim, queries, keys) = (problem.head_dim, 128, 64);
+    let (dim, queries, keys) = (tile_dim(&problem, 8)?, 128, 64);
     let tiling = Tiling {
-        module: "attention_tensor_core",
+        module: match problem.dtype {
+            DType::F16 => "attention_tensor_core.f16",
+            _ => "attention_tensor_core",
+        },
         symbol: format!("forward_d{dim}_{}", problem.dtype.name()),
         queries,
         threads: 128,
@@ -107,7 +108,6 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
 
 /// One warpgroup copies, two compute, on Hopper's own instructions.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    const MODULE: &str = "attention_warp_specialized";
     // Blocks of a persistent grid: one a multiprocessor of an H100 or H200. On another number they share or idle.
     const BLOCKS: usize = 132;
     const TILE: usize = 128;
@@ -156,7 +156,11 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     // Q, two tiles of K and of V, barriers, and room to begin at a multiple of 1024 bytes.
     let shared_bytes = 5 * TILE * head_dim * 2 + 128 + 1024;
     let symbol = format!("forward_d{head_dim}_{}", problem.dtype.name());
-    plan.launch(MODULE, symbol, [units.min(BLOCKS), 1, 1], [384, 1, 1], shared_bytes, &args);
+    let module = match problem.dtype {
+        DType::F16 => "attention_warp_specialized.f16",
+        _ => "attention_warp_specialized",
+    };
+    plan.launch(module, symbol, [units.min(BLOCKS), 1, 1], [384, 1, 1], shared_bytes, &args);
     Ok(plan)
 }
 
@@ -181,6 +185,7 @@ fn tiled(problem: &Problem, inputs: &Tensors, tiling: Tiling) -> Result<Plan, Un
     args.extend(tiling.kind.map(Arg::from));
     let sizes = [problem.seq_q, problem.seq_k, problem.heads_q, problem.heads_kv];
     args.extend(sizes.map(Arg::from));
+    args.push(Arg::I32(problem.head_dim as i32));
     args.extend([causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
     let tiles = problem.seq_q.div_ceil(tiling.queries);
     let grid = [blocks(tiles * problem.batch * problem.heads_q, 1)?, 1, 1];
