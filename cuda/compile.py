@@ -2,7 +2,8 @@
 """Compile cuda/kernels/*.cu to cuda/ptx/*.ptx with the NVRTC that requirements.txt pins.
 
 No GPU and no CUDA install are needed. A kernel file may state its target in a line
-`// Target: compute_90a`; without one it is compute_80, which every later GPU runs.
+`// Target: compute_90a`; without one it is compute_80, which every later GPU runs. A line `// Twin: f16` says that the
+program also uses its PTX with the word bf16 replaced by f16 (`cuda/src/ptx.rs`): --resources assembles that text too.
 
   compile.py [STEM ...]              write the PTX (of these kernels only)
   compile.py --check                 write nothing; exit 1 if any committed PTX is stale or left over
@@ -117,14 +118,23 @@ def another_layout_gives(stem, committed):
     return False
 
 
-def resources(ptx):
-    """What ptxas says of each kernel in a PTX file: {symbol: {registers, spill_bytes, shared_bytes}}."""
+def twins(source, ptx):
+    """The PTX text of a kernel file, and of its twin where it has one."""
+    text = ptx.read_text(encoding="utf-8")
+    twin = re.search(r"^// Twin: f16$", source.read_text(encoding="utf-8"), re.M)
+    return [text, text.replace("bf16", "f16")] if twin else [text]
+
+
+def resources(stem, text):
+    """What ptxas says of each kernel in PTX text: {symbol: {registers, spill_bytes, shared_bytes}}."""
     ptxas = package("cuda_nvcc") / "bin" / "ptxas"
     with tempfile.TemporaryDirectory() as folder:
+        ptx = pathlib.Path(folder) / f"{stem}.ptx"
+        ptx.write_text(text, encoding="utf-8")
         command = [ptxas, "-v", "-arch=sm_90a", "-o", f"{folder}/out.cubin", ptx]
         run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode != 0:
-        sys.exit(f"{ptx.name}: ptxas refuses it\n{run.stderr}")
+        sys.exit(f"{stem}: ptxas refuses it\n{run.stderr}")
     name, spills, found = "?", 0, {}
     for line in run.stderr.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):
@@ -214,10 +224,11 @@ def main():
         rewritten = path.name in stale and not options.check
         if (options.resources or rewritten) and path.exists():
             stems.append(source.stem)
-            for symbol, takes in resources(path).items():
-                table[f"{source.stem}/{symbol}"] = takes
-                if options.resources and not options.check:
-                    print(f"{symbol:48} " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in takes.items()))
+            for text in twins(source, path):
+                for symbol, takes in resources(source.stem, text).items():
+                    table[f"{source.stem}/{symbol}"] = takes
+                    if options.resources and not options.check:
+                        print(f"{symbol:48} " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in takes.items()))
     if options.print:
         return
     if not options.stems:

@@ -1,8 +1,8 @@
 // Idea: recompute the probabilities of each tile from the log-sum-exp; one kernel owns queries, the other keys, so
 //   that every gradient is summed by one thread in one order and nothing is added atomically.
 // Source: Dao 2023, algorithm 2 (FlashAttention-2 backward), with the sum over keys for dQ in a kernel of its own.
-// Shapes: see attention.cuh; d_o, dq as q; dk, dv as k; delta: f32 scratch [batch, heads_q, seq_q]; head_dim 32, 64
-//   or 128; one kernel for f32, f16 and bf16.
+// Shapes: see attention.cuh; d_o, dq as q; dk, dv as k; delta: f32 scratch [batch, heads_q, seq_q]; head_dim a
+//   multiple of 4 up to 128; one kernel for f32, f16 and bf16.
 // Plan: delta: a warp a row. dq: 16 x 16 threads take 64 queries and walk over tiles of 32 keys. dk_dv: they take 64
 //   keys and walk over tiles of 32 queries of every head of the group. Tiles lie in shared memory as f32.
 // Numerics: f32 multiply-adds on CUDA cores; 2^x with the scale and log2(e) folded into one factor.
@@ -15,7 +15,7 @@ constexpr int OWN = 64, OTHER = 32, STRIDE = OTHER + 4;
 
 struct Sizes {
     i64 seq_q, seq_k, heads_q, heads_kv;
-    int causal, window;
+    int dim, causal, window;
     float scale;
 
     __device__ __forceinline__ Keys seen_by(int i) const { return visible(i, (int)seq_q, (int)seq_k, causal, window); }
@@ -33,8 +33,8 @@ __device__ void query_gradient(const void* q, const void* k, const void* v, cons
     const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     const i64 tiles = (n.seq_q + OWN - 1) / OWN, bh = blockIdx.x / tiles, b = bh / n.heads_q, h = bh % n.heads_q;
     const int i0 = (int)(blockIdx.x % tiles) * OWN;
-    const i64 q_head = (b * n.seq_q * n.heads_q + h) * DIM, q_stride = n.heads_q * DIM;
-    const i64 k_head = (b * n.seq_k * n.heads_kv + h / (n.heads_q / n.heads_kv)) * DIM, k_stride = n.heads_kv * DIM;
+    const i64 q_head = (b * n.seq_q * n.heads_q + h) * n.dim, q_stride = n.heads_q * n.dim;
+    const i64 k_head = (b * n.seq_k * n.heads_kv + h / (n.heads_q / n.heads_kv)) * n.dim, k_stride = n.heads_kv * n.dim;
 
     float base[4], row_delta[4], sum[4][DIM / 16];
     Keys seen[4];
@@ -48,14 +48,14 @@ __device__ void query_gradient(const void* q, const void* k, const void* v, cons
 #pragma unroll
         for (int c = 0; c < DIM / 16; ++c) sum[r][c] = 0.f;
     }
-    load_tile<DIM, OWN>(q_tile, q, kind, q_head, q_stride, i0, (int)n.seq_q);
-    load_tile<DIM, OWN>(d_o_tile, d_o, kind, q_head, q_stride, i0, (int)n.seq_q);
+    load_tile<DIM, OWN>(q_tile, q, kind, q_head, q_stride, i0, (int)n.seq_q, n.dim);
+    load_tile<DIM, OWN>(d_o_tile, d_o, kind, q_head, q_stride, i0, (int)n.seq_q, n.dim);
     const int begin = n.seen_by(i0).begin / OTHER * OTHER, end = n.seen_by(min(i0 + OWN, (int)n.seq_q) - 1).end;
 #pragma unroll 1
     for (int j0 = begin; j0 < end; j0 += OTHER) {
         __syncthreads();
-        load_tile<DIM, OTHER>(k_tile, k, kind, k_head, k_stride, j0, (int)n.seq_k);
-        load_tile<DIM, OTHER>(v_tile, v, kind, k_head, k_stride, j0, (int)n.seq_k);
+        load_tile<DIM, OTHER>(k_tile, k, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim);
+        load_tile<DIM, OTHER>(v_tile, v, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim);
         __syncthreads();
         float s[4][2], dp[4][2];
         products<DIM, 2>(s, q_tile, k_tile, ty, tx);
@@ -75,7 +75,7 @@ __device__ void query_gradient(const void* q, const void* k, const void* v, cons
     __syncthreads();
     put_sums<DIM>(q_tile, sum, n.scale, ty, tx);
     __syncthreads();
-    store_tile<DIM>(q_tile, dq, kind, q_head, q_stride, i0, (int)n.seq_q, OWN);
+    store_tile<DIM>(q_tile, dq, kind, q_head, q_stride, i0, (int)n.seq_q, n.dim, OWN);
 }
 
 template <int DIM>
@@ -92,26 +92,26 @@ __device__ void key_gradients(const void* q, const void* k, const void* v, const
     const i64 tiles = (n.seq_k + OWN - 1) / OWN, group = n.heads_q / n.heads_kv;
     const i64 head = blockIdx.x / tiles % n.heads_kv, b = blockIdx.x / tiles / n.heads_kv;
     const int j0 = (int)(blockIdx.x % tiles) * OWN;
-    const i64 k_head = (b * n.seq_k * n.heads_kv + head) * DIM, k_stride = n.heads_kv * DIM;
+    const i64 k_head = (b * n.seq_k * n.heads_kv + head) * n.dim, k_stride = n.heads_kv * n.dim;
 
     float k_sum[4][DIM / 16], v_sum[4][DIM / 16];
 #pragma unroll
     for (int r = 0; r < 4; ++r)
 #pragma unroll
         for (int c = 0; c < DIM / 16; ++c) k_sum[r][c] = v_sum[r][c] = 0.f;
-    load_tile<DIM, OWN>(k_tile, k, kind, k_head, k_stride, j0, (int)n.seq_k);
-    load_tile<DIM, OWN>(v_tile, v, kind, k_head, k_stride, j0, (int)n.seq_k);
+    load_tile<DIM, OWN>(k_tile, k, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim);
+    load_tile<DIM, OWN>(v_tile, v, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim);
 #pragma unroll 1
     for (i64 h = head * group; h < (head + 1) * group; ++h) {
-        const i64 q_head = (b * n.seq_q * n.heads_q + h) * DIM, row = (b * n.heads_q + h) * n.seq_q;
+        const i64 q_head = (b * n.seq_q * n.heads_q + h) * n.dim, row = (b * n.heads_q + h) * n.seq_q;
 #pragma unroll 1
         for (int i0 = 0; i0 < n.seq_q; i0 += OTHER) {
             // What a query sees never moves back, so a tile of queries matters unless its last query ends before
             // these keys or its first begins behind them.
             if (n.seen_by(min(i0 + OTHER, (int)n.seq_q) - 1).end <= j0 || n.seen_by(i0).begin >= j0 + OWN) continue;
             __syncthreads();
-            load_tile<DIM, OTHER>(q_tile, q, kind, q_head, n.heads_q * DIM, i0, (int)n.seq_q);
-            load_tile<DIM, OTHER>(d_o_tile, d_o, kind, q_head, n.heads_q * DIM, i0, (int)n.seq_q);
+            load_tile<DIM, OTHER>(q_tile, q, kind, q_head, n.heads_q * n.dim, i0, (int)n.seq_q, n.dim);
+            load_tile<DIM, OTHER>(d_o_tile, d_o, kind, q_head, n.heads_q * n.dim, i0, (int)n.seq_q, n.dim);
             __syncthreads();
             float s[4][2], dp[4][2];
             products<DIM, 2>(s, k_tile, q_tile, ty, tx);
@@ -140,8 +140,8 @@ __device__ void key_gradients(const void* q, const void* k, const void* v, const
     put_sums<DIM>(k_tile, k_sum, n.scale, ty, tx);
     put_sums<DIM>(v_tile, v_sum, 1.f, ty, tx);
     __syncthreads();
-    store_tile<DIM>(k_tile, dk, kind, k_head, k_stride, j0, (int)n.seq_k, OWN);
-    store_tile<DIM>(v_tile, dv, kind, k_head, k_stride, j0, (int)n.seq_k, OWN);
+    store_tile<DIM>(k_tile, dk, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim, OWN);
+    store_tile<DIM>(v_tile, dv, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim, OWN);
 }
 
 }  // namespace
@@ -168,19 +168,18 @@ extern "C" __global__ void __launch_bounds__(256)
     extern "C" __global__ void __launch_bounds__(256, 2)                                                            \
         dq_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,               \
                   const void* __restrict__ d_o, const float* __restrict__ lse, const float* __restrict__ delta,     \
-                  void* __restrict__ dq, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int causal,     \
-                  i64 window, float scale) {                                                                        \
+                  void* __restrict__ dq, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim,        \
+                  int causal, i64 window, float scale) {                                                                        \
         query_gradient<DIM>(q, k, v, d_o, lse, delta, dq, kind,                                                     \
-                            {seq_q, seq_k, heads_q, heads_kv, causal, (int)window, scale});                         \
+                            {seq_q, seq_k, heads_q, heads_kv, dim, causal, (int)window, scale});                         \
     }                                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 2)                                                            \
         dk_dv_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,            \
                      const void* __restrict__ d_o, const float* __restrict__ lse, const float* __restrict__ delta,  \
                      void* __restrict__ dk, void* __restrict__ dv, int kind, i64 seq_q, i64 seq_k, i64 heads_q,     \
-                     i64 heads_kv, int causal, i64 window, float scale) {                                           \
+                     i64 heads_kv, int dim, int causal, i64 window, float scale) {                                           \
         key_gradients<DIM>(q, k, v, d_o, lse, delta, dk, dv, kind,                                                  \
-                           {seq_q, seq_k, heads_q, heads_kv, causal, (int)window, scale});                          \
+                           {seq_q, seq_k, heads_q, heads_kv, dim, causal, (int)window, scale});                          \
     }
-KERNELS(32)
 KERNELS(64)
 KERNELS(128)

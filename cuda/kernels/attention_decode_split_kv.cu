@@ -1,40 +1,49 @@
 // Idea: split the keys of a sequence over many blocks, and read each row of K and V once for the query heads that
 //   share it; then combine the partial results by their maxima.
 // Source: Dao et al. 2023 (Flash-Decoding); Ainslie et al. 2023 (query heads in groups).
-// Shapes: as attention_decode_naive.cu; head_dim 32, 64 or 128; scratch sums f32 [splits, batch, heads_q, head_dim] and
+// Shapes: as attention_decode_naive.cu; head_dim a multiple of 8 up to 128; scratch sums f32 [splits, batch, heads_q, head_dim] and
 //   stats f32 [splits, batch, heads_q, 2]: maximum score in powers of two and sum of probabilities relative to it.
-// Plan: a block of 4 warps takes one split of one key head and HEADS query heads. A row is read by DIM * bytes / 16
-//   lanes, 16 bytes each; a warp step takes 4 rows a lane, K and V loads issued together. The scores of a step are
+// Plan: a block of 4 warps takes one split of one key head and HEADS query heads. A row is read by DIM / 8
+//   lanes (DIM 64 or 128; some idle for other sizes), 16 bytes at a time; a warp step takes 4 rows a lane, K and V loads issued together. The scores of a step are
 //   summed across lanes by exchanging halves (one shuffle a value instead of one for each power of two), and go
 //   through shared memory so that each probability is computed once.
 // Numerics: f32 multiply-adds, 2^x; each warp has its own running maximum.
-// Limits: bound by memory; groups beyond HEADS (8 for 16 bits and head_dim 128, else 4) read K and V once for each HEADS.
+// Limits: bound by memory; groups beyond HEADS = 4 read K and V once for each HEADS.
 #include "attention_cache.cuh"
 
 namespace {
 
-constexpr int WARPS = 4, ROWS = 4;
+constexpr int WARPS = 4, ROWS = 4, VALUES = 8, HEADS = 4;
 
-// 16 bytes as floats: 4 of f32, or 8 of f16 or bf16.
-__device__ __forceinline__ void widen(float (&x)[4], uint4 bits, int) {
-    x[0] = __uint_as_float(bits.x), x[1] = __uint_as_float(bits.y);
-    x[2] = __uint_as_float(bits.z), x[3] = __uint_as_float(bits.w);
+// A lane's eight values of a row: 16 bytes of f16 or bf16, or of f32 16 bytes of each half of the row.
+struct Eight {
+    uint4 low, high;
+};
+__device__ __forceinline__ Eight load_eight(const char* from, int kind, int half_row) {
+    Eight x = {__ldcs((const uint4*)from), {0, 0, 0, 0}};
+    if (kind == F32) x.high = __ldcs((const uint4*)(from + half_row));
+    return x;
 }
-__device__ __forceinline__ void widen(float (&x)[8], uint4 bits, int kind) {
-    const u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
-    if (kind == BF16) {
+__device__ __forceinline__ void widen(float (&x)[VALUES], const Eight& bits, int kind) {
+    const u32 words[8] = {bits.low.x,  bits.low.y,  bits.low.z,  bits.low.w,
+                          bits.high.x, bits.high.y, bits.high.z, bits.high.w};
+    // The compiler must not know that the kind is the same each time, or it would copy the whole loop for each.
+    asm volatile("" : "+r"(kind));
+    if (kind == F32) {
+#pragma unroll
+        for (int w = 0; w < 8; ++w) x[w] = __uint_as_float(words[w]);
+    } else if (kind == BF16) {
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
             x[2 * w] = __uint_as_float(words[w] << 16);
             x[2 * w + 1] = __uint_as_float(words[w] & 0xffff0000u);
         }
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
-        const float2 two = __half22float2(*(const __half2*)&words[w]);
-        x[2 * w] = two.x;
-        x[2 * w + 1] = two.y;
+        for (int w = 0; w < 4; ++w)
+            asm("{\n.reg .b16 a, b;\nmov.b32 {a, b}, %2;\ncvt.f32.f16 %0, a;\ncvt.f32.f16 %1, b;\n}"
+                : "=f"(x[2 * w]), "=f"(x[2 * w + 1])
+                : "r"(words[w]));
     }
 }
 
@@ -58,10 +67,10 @@ template <int N, int LANES> __device__ __forceinline__ void share_sums(float* x,
     }
 }
 
-template <int BYTES, int DIM, int HEADS>
+template <int DIM>
 __device__ void partial(const char* q, const char* k, const char* v, Cache cache, const int* lengths, float* sums,
-                        float* stats, int kind, i64 batch, i64 heads_q, i64 heads_kv, i64 splits, float scale) {
-    constexpr int VALUES = 16 / BYTES, LANES = DIM / VALUES, GROUPS = 32 / LANES, KEYS = GROUPS * ROWS;
+                        float* stats, int kind, int dim, i64 batch, i64 heads_q, i64 heads_kv, i64 splits, float scale) {
+    constexpr int LANES = DIM / VALUES, GROUPS = 32 / LANES, KEYS = GROUPS * ROWS;
     constexpr int SCORES = HEADS * ROWS, HELD = SCORES > LANES ? SCORES / LANES : 1;
     constexpr int COPIES = SCORES > LANES ? 1 : LANES / SCORES, ROUNDS = (HEADS * KEYS + 31) / 32;
     __shared__ float p_shared[WARPS][HEADS * KEYS], shrink_shared[WARPS][HEADS];
@@ -75,12 +84,16 @@ __device__ void partial(const char* q, const char* k, const char* v, Cache cache
     const int length = lengths[b], chunk = (int)((length + splits - 1) / splits + KEYS - 1) / KEYS * KEYS;
     const int begin = (int)min((i64)length, split * chunk), end = min(length, begin + chunk);
     const float factor = scale * LOG2_E;
+    const int row_bytes = dim * (kind == F32 ? 4 : 2), half_row = row_bytes / 2;
+    const int low = part * (kind == F32 ? 4 : 8), high = kind == F32 ? low + dim / 2 : low + 4;
+    const bool mine = part * VALUES < dim;
 
     float query[HEADS][VALUES], sum[HEADS][VALUES], max[ROUNDS], total[ROUNDS];
 #pragma unroll
     for (int h = 0; h < HEADS; ++h) {
-        const uint4 none = {0, 0, 0, 0};
-        widen(query[h], h < heads ? *(const uint4*)(q + ((first_head + h) * DIM + part * VALUES) * BYTES) : none, kind);
+        Eight row = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+        if (h < heads && mine) row = load_eight(q + (first_head + h) * row_bytes + part * 16, kind, half_row);
+        widen(query[h], row, kind);
 #pragma unroll
         for (int e = 0; e < VALUES; ++e) sum[h][e] = 0.f;
     }
@@ -88,15 +101,15 @@ __device__ void partial(const char* q, const char* k, const char* v, Cache cache
     for (int r = 0; r < ROUNDS; ++r) max[r] = NEG_INFINITY, total[r] = 0.f;
 
     for (int j0 = begin + warp * KEYS; j0 < end; j0 += WARPS * KEYS) {
-        uint4 key[ROWS], value[ROWS];
+        Eight key[ROWS], value[ROWS];
 #pragma unroll
         for (int u = 0; u < ROWS; ++u) {
             const int j = j0 + u * GROUPS + sub;
-            key[u] = value[u] = {0, 0, 0, 0};
-            if (j < end) {
-                const i64 at = ((cache.row(b, j) * heads_kv + head) * DIM + part * VALUES) * BYTES;
-                key[u] = __ldcs((const uint4*)(k + at));
-                value[u] = __ldcs((const uint4*)(v + at));
+            key[u] = value[u] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+            if (j < end && mine) {
+                const i64 at = (cache.row(b, j) * heads_kv + head) * row_bytes + part * 16;
+                key[u] = load_eight(k + at, kind, half_row);
+                value[u] = load_eight(v + at, kind, half_row);
             }
         }
         float score[SCORES];
@@ -177,15 +190,15 @@ __device__ void partial(const char* q, const char* k, const char* v, Cache cache
             for (int h = 0; h < HEADS; ++h)
 #pragma unroll
                 for (int e = 0; e < VALUES; ++e) {
-                    float* to = &sum_shared[warp][h][part * VALUES + e];
+                    float* to = &sum_shared[warp][h][mine ? e < 4 ? low + e : high + e - 4 : part * VALUES + e];
                     *to = turn == 0 ? sum[h][e] : *to + sum[h][e];
                 }
         __syncwarp();
     }
     __syncthreads();
 #pragma unroll 1
-    for (int at = threadIdx.x; at < heads * DIM; at += WARPS * 32) {
-        const int h = at / DIM, d = at % DIM;
+    for (int at = threadIdx.x; at < heads * dim; at += WARPS * 32) {
+        const int h = at / dim, d = at % dim;
         float top = NEG_INFINITY, all = 0.f, mean = 0.f;
         for (int w = 0; w < WARPS; ++w) top = fmaxf(top, max_shared[w][h]);
         const float base = top == NEG_INFINITY ? 0.f : top;
@@ -195,7 +208,7 @@ __device__ void partial(const char* q, const char* k, const char* v, Cache cache
             mean = fmaf(weight, sum_shared[w][h][d], mean);
         }
         const i64 out = split * batch * heads_q + first_head + h;
-        sums[out * DIM + d] = mean;
+        sums[out * dim + d] = mean;
         if (d == 0) {
             stats[out * 2] = top;
             stats[out * 2 + 1] = all;
@@ -224,19 +237,14 @@ extern "C" __global__ void __launch_bounds__(128)
     if (threadIdx.x == 0) lse[row] = all > 0.f ? top * LN_2 + logf(all) : NEG_INFINITY;
 }
 
-#define PARTIAL(BITS, DIM, HEADS)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) partial##BITS##_d##DIM##_h##HEADS(                              \
+#define PARTIAL(DIM)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128, 3) partial_d##DIM(                                              \
         const char* __restrict__ q, const char* __restrict__ k, const char* __restrict__ v,                           \
         const int* __restrict__ table, const int* __restrict__ lengths, float* __restrict__ sums,                     \
-        float* __restrict__ stats, int kind, i64 batch, i64 seq_k, i64 heads_q, i64 heads_kv, i64 pages,              \
+        float* __restrict__ stats, int kind, int dim, i64 batch, i64 seq_k, i64 heads_q, i64 heads_kv, i64 pages,     \
         int page_shift, i64 splits, float scale) {                                                                    \
-        partial<BITS / 8, DIM, HEADS>(q, k, v, {table, pages, seq_k, page_shift}, lengths, sums, stats, kind, batch,  \
-                                      heads_q, heads_kv, splits, scale);                                              \
+        partial<DIM>(q, k, v, {table, pages, seq_k, page_shift}, lengths, sums, stats, kind, dim, batch, heads_q,     \
+                     heads_kv, splits, scale);                                                                        \
     }
-PARTIAL(16, 32, 4)
-PARTIAL(16, 64, 4)
-PARTIAL(16, 128, 4)
-PARTIAL(16, 128, 8)
-PARTIAL(32, 32, 4)
-PARTIAL(32, 64, 4)
-PARTIAL(32, 128, 4)
+PARTIAL(64)
+PARTIAL(128)

@@ -1,7 +1,8 @@
 // Tensor-core pieces of the attention kernels: swizzled tiles, cp.async, ldmatrix, mma.sync m16n8k16.
 //
 // A tile is `rows` rows of DIM 16-bit values. A row is split into 16-byte chunks, and chunk c of row r is kept at
-// place c ^ (r % 8), so that the eight rows one ldmatrix phase reads lie in different banks.
+// place c ^ (r % 8), so that the eight rows one ldmatrix phase reads lie in different banks. A head of `dim` values, a
+// multiple of 8 up to DIM, is followed by zeros.
 #pragma once
 #include "attention.cuh"
 
@@ -10,23 +11,32 @@ template <int DIM> __device__ __forceinline__ u32 chunk_at(int row, int d) {
     return (u32)(row * DIM * 2 + (((d / 8) ^ (row & 7)) * 16));
 }
 
-// Starts copying rows first .. first + ROWS of a head into a tile; rows at or behind `end` become zero.
-template <typename T, int DIM, int ROWS, int THREADS>
-__device__ __forceinline__ void copy_tile(u32 tile, const T* head, i64 stride, int first, int end) {
-    constexpr int CHUNKS = DIM / 8, STEP = THREADS / CHUNKS;
-    static_assert(ROWS % STEP == 0 && STEP % 8 == 0, "a thread's rows have one swizzle");
-    const int row = threadIdx.x / CHUNKS, d = threadIdx.x % CHUNKS * 8;
-    const u32 to = tile + chunk_at<DIM>(row, d);
-    const T* from = head + (i64)(first + row) * stride + d;
+// How a block of THREADS threads copies tiles of a head; a thread has the same 16 bytes of every STEPth row.
+template <int DIM, int THREADS> struct Copier {
+    static constexpr int CHUNKS = DIM / 8, STEP = THREADS / CHUNKS;
+    static_assert(STEP % 8 == 0, "a thread's rows have one swizzle");
+    const char* head;
+    u32 row_bytes;
+    int dim;
+
+    // Starts copying rows first .. first + ROWS of what lies `shift` bytes behind into a tile; rows at or behind `end`
+    // become zero.
+    template <int ROWS> __device__ __forceinline__ void copy(i64 shift, u32 tile, int first, int end) const {
+        static_assert(ROWS % STEP == 0, "every thread copies as many rows");
+        const int row = threadIdx.x / CHUNKS, d = threadIdx.x % CHUNKS * 8;
+        u32 to = tile + chunk_at<DIM>(row, d);
+        const char* from = head + shift + (u64)(u32)(first + row) * row_bytes + d * 2;
+        const int left = d < dim ? end - first - row : 0;
 #pragma unroll
-    for (int step = 0; step < ROWS; step += STEP) {
-        const bool inside = first + row + step < end;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + step * DIM * 2),
-                     "l"(inside ? from : head), "r"(inside ? 16 : 0)
-                     : "memory");
-        from += STEP * stride;
+        for (int step = 0; step < ROWS; step += STEP) {
+            // Of 0 bytes nothing is read, whatever the address.
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(left > step ? 16 : 0)
+                         : "memory");
+            to += STEP * DIM * 2;
+            from += (u64)row_bytes * STEP;
+        }
     }
-}
+};
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most PENDING of the latest groups are under way.
 template <int PENDING> __device__ __forceinline__ void copy_wait() {

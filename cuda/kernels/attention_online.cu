@@ -1,6 +1,6 @@
 // Idea: never write the scores: walk over the keys tile by tile and rescale what was summed when the maximum rises.
 // Source: Milakov & Gimelshein 2018 (online softmax); Dao et al. 2022, algorithm 1 (tiling).
-// Shapes: see attention.cuh; head_dim 32, 64 or 128; one kernel for f32, f16 and bf16.
+// Shapes: see attention.cuh; head_dim a multiple of 4 up to 128; one kernel for f32, f16 and bf16.
 // Plan: a block of 16 x 16 threads takes 64 queries of a head. A thread holds 4 rows by ROW_KEYS / 16 scores and
 //   4 rows by head_dim / 16 sums in registers; Q, K, V and P tiles lie in shared memory as f32, rows padded by 4.
 // Numerics: f32 multiply-adds on CUDA cores; 2^x with the scale and log2(e) folded into one factor.
@@ -22,8 +22,8 @@ __device__ __forceinline__ float reduce_sum_16(float x) {
 
 template <int DIM>
 __device__ void attend(const void* q, const void* k, const void* v, const int* lengths_q, const int* lengths_k, void* o,
-                       float* lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int causal, i64 window,
-                       float scale) {
+                       float* lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim,
+                       int causal, i64 window, float scale) {
     constexpr int KEYS = DIM > 64 ? 32 : 64, COLUMNS = KEYS / 16, SUMS = DIM / 16;
     extern __shared__ __align__(16) float shared[];
     float* q_tile = shared;
@@ -35,8 +35,8 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
     const i64 b = blockIdx.x / tiles / heads_q, h = blockIdx.x / tiles % heads_q;
     const int i0 = (int)(blockIdx.x % tiles) * QUERIES;
     const int queries = lengths_q[b], keys = lengths_k[b];
-    const i64 k_head = (b * seq_k * heads_kv + h / (heads_q / heads_kv)) * DIM;
-    const i64 q_head = (b * seq_q * heads_q + h) * DIM;
+    const i64 k_head = (b * seq_k * heads_kv + h / (heads_q / heads_kv)) * dim;
+    const i64 q_head = (b * seq_q * heads_q + h) * dim;
     const float factor = scale * LOG2_E;
 
     float sum[4][SUMS], max[4], total[4];
@@ -50,11 +50,11 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
     const int last = min(i0 + QUERIES, queries) - 1;
     const int first_key = last < i0 ? 0 : visible(i0, queries, keys, causal, (int)window).begin / KEYS * KEYS;
     const int end_key = last < i0 ? 0 : visible(last, queries, keys, causal, (int)window).end;
-    load_tile<DIM, QUERIES>(q_tile, q, kind, q_head, heads_q * DIM, i0, (int)seq_q);
+    load_tile<DIM, QUERIES>(q_tile, q, kind, q_head, heads_q * dim, i0, (int)seq_q, dim);
     for (int j0 = first_key; j0 < end_key; j0 += KEYS) {
         __syncthreads();
-        load_tile<DIM, KEYS>(k_tile, k, kind, k_head, heads_kv * DIM, j0, keys);
-        load_tile<DIM, KEYS>(v_tile, v, kind, k_head, heads_kv * DIM, j0, keys);
+        load_tile<DIM, KEYS>(k_tile, k, kind, k_head, heads_kv * dim, j0, keys, dim);
+        load_tile<DIM, KEYS>(v_tile, v, kind, k_head, heads_kv * dim, j0, keys, dim);
         __syncthreads();
         float s[4][COLUMNS];
         products<DIM, COLUMNS>(s, q_tile, k_tile, ty, tx);
@@ -99,7 +99,7 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
         if (tx == 0 && i < seq_q) lse[(b * heads_q + h) * seq_q + i] = blind ? NEG_INFINITY : max[r] * LN_2 + logf(all);
     }
     __syncthreads();
-    store_tile<DIM>(q_tile, o, kind, q_head, heads_q * DIM, i0, (int)seq_q, QUERIES);
+    store_tile<DIM>(q_tile, o, kind, q_head, heads_q * dim, i0, (int)seq_q, dim, QUERIES);
 }
 
 }  // namespace
@@ -108,11 +108,10 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
     extern "C" __global__ void __launch_bounds__(256, 2)                                                            \
         forward_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,          \
                        const int* __restrict__ lengths_q, const int* __restrict__ lengths_k, void* __restrict__ o,  \
-                       float* __restrict__ lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv,          \
+                       float* __restrict__ lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim, \
                        int causal, i64 window, float scale) {                                                       \
-        attend<DIM>(q, k, v, lengths_q, lengths_k, o, lse, kind, seq_q, seq_k, heads_q, heads_kv, causal, window,   \
-                    scale);                                                                                         \
+        attend<DIM>(q, k, v, lengths_q, lengths_k, o, lse, kind, seq_q, seq_k, heads_q, heads_kv, dim, causal,      \
+                    window, scale);                                                                                 \
     }
-KERNEL(32)
 KERNEL(64)
 KERNEL(128)

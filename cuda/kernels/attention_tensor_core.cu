@@ -1,12 +1,13 @@
 // Idea: both products on tensor cores; scores and probabilities never leave the registers.
 // Source: Dao 2023, section 3 (FlashAttention-2: work split over queries, probabilities reused as the next A operand).
-// Shapes: see attention.cuh; head_dim 64 or 128, f16 or bf16, 16-byte aligned rows.
+// Shapes: see attention.cuh; head_dim a multiple of 8 up to 128, f16 or bf16.
 // Plan: a block of 4 warps takes 128 queries of a head, a warp 32 of them (two 16-row blocks, so that every K and V
 //   fragment read from shared memory serves two products). K and V tiles of 64 keys are double-buffered by cp.async:
 //   the next tile is under way while this one is used. The last queries of a head come first, since with a causal
 //   mask they take longest.
 // Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
 // Limits: mma.sync reaches about two thirds of Hopper's rate; a warp's softmax is hidden only by other warps.
+// Twin: f16
 #include "attention_mma.cuh"
 
 namespace {
@@ -20,7 +21,8 @@ struct Softmax {
 // s = Q K^T for a warp's 32 queries and the tile's keys.
 template <typename T, int DIM>
 __device__ __forceinline__ void score(float (&s)[2][KEYS / 8][4], u32 q_rows, u32 k_tile, int lane) {
-    const u32 by_row = starts_by_row<DIM>(lane), by_value = starts_by_value<DIM>(lane);
+    u32 by_row = starts_by_row<DIM>(lane), by_value = starts_by_value<DIM>(lane);
+    asm volatile("" : "+r"(by_row), "+r"(by_value));  // or every address made of them would be kept in a register
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -100,7 +102,8 @@ __device__ __forceinline__ void soften(float (&s)[2][KEYS / 8][4], float (&sum)[
 template <typename T, int DIM>
 __device__ __forceinline__ void gather(float (&sum)[2][DIM / 8][4], const float (&p)[2][KEYS / 8][4], u32 v_tile,
                                        int lane) {
-    const u32 by_row = starts_by_row<DIM>(lane);
+    u32 by_row = starts_by_row<DIM>(lane);
+    asm volatile("" : "+r"(by_row));
 #pragma unroll
     for (int k = 0; k < KEYS / 16; ++k) {
         u32 a[2][4];
@@ -127,8 +130,8 @@ __device__ __forceinline__ void gather(float (&sum)[2][DIM / 8][4], const float 
 // Divides by the totals and writes o, through the warp's own rows of the Q tile so that stores are 16 bytes wide.
 template <typename T, int DIM>
 __device__ __forceinline__ void finish(float (&sum)[2][DIM / 8][4], const Softmax& row, unsigned char* q_tile, T* head,
-                                       i64 stride, float* lse, int i0, int warp_row, int queries, i64 seq_q, int lane,
-                                       float factor) {
+                                       i64 stride, float* lse, int i0, int warp_row, int queries, i64 seq_q, int dim,
+                                       int lane, float factor) {
     __syncwarp();
 #pragma unroll
     for (int m = 0; m < 2; ++m)
@@ -151,26 +154,42 @@ __device__ __forceinline__ void finish(float (&sum)[2][DIM / 8][4], const Softma
 #pragma unroll
     for (int step = 0; step < CHUNKS; ++step) {
         const int at = step * 32 + lane, r = warp_row + at / CHUNKS, d = at % CHUNKS * 8;
-        if (i0 + r < seq_q) *(uint4*)(head + (i64)(i0 + r) * stride + d) = *(uint4*)(q_tile + chunk_at<DIM>(r, d));
+        if (i0 + r < seq_q && d < dim)
+            *(uint4*)(head + (i64)(i0 + r) * stride + d) = *(uint4*)(q_tile + chunk_at<DIM>(r, d));
     }
+}
+
+// The same, but what follows from it is computed anew instead of kept: the loop has no register to spare.
+__device__ __forceinline__ u32 again(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+struct Place {
+    int b, h, i0;
+};
+__device__ __forceinline__ Place place_of(u32 block, int seq_q, int heads_q) {
+    const u32 tiles = (seq_q + QUERIES - 1) / QUERIES, bh = block / tiles;
+    return {(int)(bh / heads_q), (int)(bh % heads_q), (int)(tiles - 1 - block % tiles) * QUERIES};
 }
 
 template <typename T, int DIM>
 __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const int* lengths_q, const int* lengths_k,
-                                       T* o, float* lse, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int causal,
-                                       i64 window, float scale) {
+                                       T* o, float* lse, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim,
+                                       int causal, i64 window, float scale) {
     extern __shared__ __align__(128) unsigned char shared[];
     constexpr u32 TILE = KEYS * DIM * 2;
     const u32 q_tile = (u32)__cvta_generic_to_shared(shared), k_tiles = q_tile + QUERIES * DIM * 2;
     const u32 v_tiles = k_tiles + 2 * TILE;
     const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 32;
-    const i64 tiles = (seq_q + QUERIES - 1) / QUERIES, bh = blockIdx.x / tiles;
-    const i64 b = bh / heads_q, h = bh % heads_q;
-    const int i0 = (int)(tiles - 1 - blockIdx.x % tiles) * QUERIES;
+    const Place place = place_of(blockIdx.x, (int)seq_q, (int)heads_q);
+    const int b = place.b, h = place.h, i0 = place.i0;
     const int queries = lengths_q[b], keys = lengths_k[b], last = min(i0 + QUERIES, queries) - 1;
-    const i64 q_head = (b * seq_q * heads_q + h) * DIM, k_stride = heads_kv * DIM;
-    const T* k_head = k + (b * seq_k * heads_kv + h / (heads_q / heads_kv)) * DIM;
-    const T* v_head = v + (k_head - k);
+    const i64 q_head = (b * seq_q * heads_q + h) * dim, k_stride = heads_kv * dim;
+    const T* k_head = k + (b * seq_k * heads_kv + h / ((int)heads_q / (int)heads_kv)) * dim;
+    typedef Copier<DIM, THREADS> Copy;
+    const Copy copy{(const char*)k_head, (u32)k_stride * 2, dim};
+    const i64 v_from_k = (const char*)v - (const char*)k;
     const int first_key = last < i0 ? 0 : visible(i0, queries, keys, causal, (int)window).begin / KEYS * KEYS;
     const int end_key = last < i0 ? 0 : visible(last, queries, keys, causal, (int)window).end;
     const float factor = scale * LOG2_E;
@@ -187,10 +206,10 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
             for (int e = 0; e < 4; ++e) sum[m][n][e] = 0.f;
     }
     if (first_key < end_key) {
-        copy_tile<T, DIM, QUERIES, THREADS>(q_tile, q + q_head, heads_q * DIM, i0, (int)seq_q);
-        copy_tile<T, DIM, KEYS, THREADS>(k_tiles, k_head, k_stride, first_key, keys);
+        Copy{(const char*)(q + q_head), (u32)heads_q * dim * 2, dim}.template copy<QUERIES>(0, q_tile, i0, (int)seq_q);
+        copy.template copy<KEYS>(0, k_tiles, first_key, keys);
         copy_commit();
-        copy_tile<T, DIM, KEYS, THREADS>(v_tiles, v_head, k_stride, first_key, keys);
+        copy.template copy<KEYS>(v_from_k, v_tiles, first_key, keys);
         copy_commit();
     }
     // Keys that every query of this warp sees need no mask.
@@ -201,26 +220,31 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
     for (int j0 = first_key; j0 < end_key; j0 += KEYS, stage ^= 1) {
         // The other K buffer was last read before the barrier in the middle of the previous round, ...
         if (j0 + KEYS < end_key)
-            copy_tile<T, DIM, KEYS, THREADS>(k_tiles + (stage ^ 1) * TILE, k_head, k_stride, j0 + KEYS, keys);
+            copy.template copy<KEYS>(0, k_tiles + (stage ^ 1) * TILE, j0 + KEYS, keys);
         copy_commit();
         copy_wait<2>();
         __syncthreads();
         // ... the other V buffer before this one.
         if (j0 + KEYS < end_key)
-            copy_tile<T, DIM, KEYS, THREADS>(v_tiles + (stage ^ 1) * TILE, v_head, k_stride, j0 + KEYS, keys);
+            copy.template copy<KEYS>(v_from_k, v_tiles + (stage ^ 1) * TILE, j0 + KEYS, keys);
         copy_commit();
         float s[2][KEYS / 8][4];
         score<T, DIM>(s, q_tile + warp_row * DIM * 2, k_tiles + stage * TILE, lane);
-        if (j0 < all_begin || j0 + KEYS > all_end)
-            hide(s, i0 + warp_row + lane / 4, j0 + lane % 4 * 2, queries, keys, causal, (int)window);
+        if (j0 < all_begin || j0 + KEYS > all_end) {
+            const u32 thread = again(threadIdx.x), row = thread / 32 * 32 + thread % 32 / 4;
+            hide(s, i0 + row, j0 + thread % 4 * 2, queries, keys, causal, (int)window);
+        }
         soften<DIM>(s, sum, row, factor);
         copy_wait<2>();
         __syncthreads();
         gather<T, DIM>(sum, s, v_tiles + stage * TILE, lane);
     }
     copy_wait<0>();
-    finish<T, DIM>(sum, row, shared, o + q_head, heads_q * DIM, lse + bh * seq_q, i0, warp_row, queries, seq_q, lane,
-                   factor);
+    const u32 thread = again(threadIdx.x);
+    const Place at = place_of(again(blockIdx.x), (int)seq_q, (int)heads_q);
+    finish<T, DIM>(sum, row, shared, o + (at.b * seq_q * heads_q + at.h) * dim, heads_q * dim,
+                   lse + (at.b * heads_q + at.h) * seq_q, at.i0, thread / 32 * 32, lengths_q[at.b], seq_q, dim,
+                   thread % 32, scale * LOG2_E);
 }
 
 }  // namespace
@@ -230,11 +254,9 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
         forward_d##DIM##_##suffix(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,          \
                                   const int* __restrict__ lengths_q, const int* __restrict__ lengths_k,               \
                                   T* __restrict__ o, float* __restrict__ lse, i64 seq_q, i64 seq_k, i64 heads_q,      \
-                                  i64 heads_kv, int causal, i64 window, float scale) {                                \
-        attend<T, DIM>(q, k, v, lengths_q, lengths_k, o, lse, seq_q, seq_k, heads_q, heads_kv, causal, window,        \
+                                  i64 heads_kv, int dim, int causal, i64 window, float scale) {                       \
+        attend<T, DIM>(q, k, v, lengths_q, lengths_k, o, lse, seq_q, seq_k, heads_q, heads_kv, dim, causal, window,   \
                        scale);                                                                                        \
     }
-KERNEL(f16, __half, 64)
-KERNEL(f16, __half, 128)
 KERNEL(bf16, __nv_bfloat16, 64)
 KERNEL(bf16, __nv_bfloat16, 128)

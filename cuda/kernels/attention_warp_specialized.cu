@@ -1,119 +1,128 @@
-// Idea: one warpgroup only copies, two only compute, and while one computes a softmax the other has the tensor cores.
+// Idea: one warpgroup only copies, the others only compute, and while one computes a softmax another has the tensor
+//   cores.
 // Source: Shah et al. 2024 (FlashAttention-3), sections 3.1 and 3.2.
-// Shapes: see attention.cuh; head_dim 64 or 128, f16 or bf16, no ragged lengths.
-// Plan: a persistent block of 3 warpgroups takes 128 queries of a head at a time, the heaviest first. Warpgroup 0 gives
-//   its registers away; one of its threads keeps the tensor copy engine two tiles of 128 keys ahead, through
-//   mbarriers. The other two own 64 queries each: scores and output in registers, K and V read by wgmma from shared
-//   memory, probabilities as its register operand. Within a warpgroup the scores of the next tile and the product
-//   with V of this one run while a softmax is computed; between the two, named barriers hand the tensor cores over.
-//   Shared memory: Q tile, two K and two V tiles, 10 mbarriers.
+// Shapes: see attention.cuh; head_dim a multiple of 8 up to 256, f16 or bf16.
+// Plan: a persistent block takes 64 queries of a head for each computing warpgroup at a time, the heaviest first.
+//   Warpgroup 0 gives its registers away; one of its threads keeps the tensor copy engine two tiles of keys ahead,
+//   and the next unit's queries where they fit, through mbarriers. The others own 64 queries each: scores and output in
+//   registers, K and V read by wgmma from shared memory, probabilities as its register operand. Within a warpgroup
+//   the scores of the next tile and the product with V of this one run while a softmax is computed; between them,
+//   named barriers hand the tensor cores over. Outputs leave through the rows of Q, 16 bytes a store.
 // Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
-// Limits: wgmma; 160 KiB of shared memory at head_dim 128, so one block a multiprocessor.
+// Limits: wgmma; nearly all shared memory, so one block a multiprocessor.
 // Target: compute_90a
+// Twin: f16
 #include "attention.cuh"
 #include "hopper.cuh"
 
 namespace {
 
-constexpr int QUERIES = 128, KEYS = 128, STAGES = 2, THREADS = 384, CONSUMER_WARPS = 8;
+typedef __nv_bfloat16 T;
+constexpr int STAGES = 2;
 constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; wider heads are several tiles side by side
 
-// Shared memory in bytes from its 1024-aligned start.
-template <int DIM> struct Layout {
-    static constexpr u32 Q = 0, TILE = KEYS * DIM * 2, K = QUERIES * DIM * 2, V = K + STAGES * TILE;
-    static constexpr u32 BARRIERS = V + STAGES * TILE;
-    static constexpr u32 Q_FULL = BARRIERS, Q_FREE = Q_FULL + 8, K_FULL = Q_FREE + 8, K_FREE = K_FULL + 8 * STAGES;
-    static constexpr u32 V_FULL = K_FREE + 8 * STAGES, V_FREE = V_FULL + 8 * STAGES;
+// Tiles of `DIM` values by `KEYS` keys, `GROUPS` computing warpgroups, room for the queries of `SLOTS` units; and what
+// lies where in shared memory, in bytes from its 1024-aligned start.
+template <int DIM_, int KEYS_, int GROUPS_, int SLOTS_> struct Shape {
+    static constexpr int DIM = DIM_, KEYS = KEYS_, GROUPS = GROUPS_, SLOTS = SLOTS_, QUERIES = 64 * GROUPS;
+    static constexpr u32 TILE = KEYS * DIM * 2, Q_TILE = QUERIES * DIM * 2, Q = 0, K = SLOTS * Q_TILE, V = K + STAGES * TILE;
+    static constexpr u32 Q_FULL = V + STAGES * TILE, Q_FREE = Q_FULL + 8 * SLOTS, K_FULL = Q_FREE + 8 * SLOTS;
+    static constexpr u32 K_FREE = K_FULL + 8 * STAGES, V_FULL = K_FREE + 8 * STAGES, V_FREE = V_FULL + 8 * STAGES;
 };
 
 struct Sizes {
-    int batch, seq_q, seq_k, heads_q, heads_kv, causal, window, section;
+    const int *lengths_q, *lengths_k;
+    int batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, section;
 };
 
-// One unit of work: 128 queries of a head, and the tiles of keys any of them sees.
+// One unit of work: a block's queries of a head, and the tiles of keys any of them sees.
 struct Work {
-    int b, h, i0, first, count;
+    int b, h, i0, queries, keys, first, count;
 };
 
 // Heads come in sections whose K and V fit the L2 cache; in a section the queries that see most keys come first.
-__device__ __forceinline__ Work work_at(int index, const Sizes& n) {
-    const int tiles = (n.seq_q + QUERIES - 1) / QUERIES, heads = n.batch * n.heads_q;
+template <typename S> __device__ __forceinline__ Work work_at(int index, const Sizes& n) {
+    const int tiles = (n.seq_q + S::QUERIES - 1) / S::QUERIES, heads = n.batch * n.heads_q;
     const int start = index / (n.section * tiles) * n.section, wide = min(n.section, heads - start);
     const int rest = index - start * tiles, bh = start + rest % wide;
     Work work;
-    work.b = bh / n.heads_q, work.h = bh % n.heads_q, work.i0 = (tiles - 1 - rest / wide) * QUERIES;
-    const int last = min(work.i0 + QUERIES, n.seq_q) - 1;
-    const int begin = visible(work.i0, n.seq_q, n.seq_k, n.causal, n.window).begin / KEYS;
-    const int end = visible(last, n.seq_q, n.seq_k, n.causal, n.window).end;
-    work.first = begin, work.count = max(0, (end + KEYS - 1) / KEYS - begin);
+    work.b = bh / n.heads_q, work.h = bh % n.heads_q, work.i0 = (tiles - 1 - rest / wide) * S::QUERIES;
+    work.queries = n.lengths_q[work.b], work.keys = n.lengths_k[work.b];
+    const int last = min(work.i0 + S::QUERIES, work.queries) - 1;
+    const int begin = visible(work.i0, work.queries, work.keys, n.causal, n.window).begin / S::KEYS;
+    const int end = last < work.i0 ? 0 : visible(last, work.queries, work.keys, n.causal, n.window).end;
+    work.first = begin, work.count = max(0, (end + S::KEYS - 1) / S::KEYS - begin);
     return work;
 }
 
-template <int DIM> __device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
-    barrier_expect(full, KEYS * DIM * 2);
+template <int ROWS, int DIM>
+__device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
+    barrier_expect(full, ROWS * DIM * 2);
 #pragma unroll
-    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (KEYS * ROW), map, full, d, h, row, b);
+    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
 }
 
 // The copying thread: from the last tile of keys to the first, as the consumers want them.
-template <int DIM>
+template <typename S>
 __device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const TensorMap* k, const TensorMap* v,
                                         const Sizes& n, int units) {
-    using At = Layout<DIM>;
     u32 round = 0, tile = 0;
     for (int index = blockIdx.x; index < units; index += gridDim.x) {
-        const Work work = work_at(index, n);
+        const Work work = work_at<S>(index, n);
         if (work.count == 0) continue;
         const int h_kv = work.h / (n.heads_q / n.heads_kv);
-        barrier_wait(shared + At::Q_FREE, (round & 1) ^ 1);
-        copy_tile<DIM>(shared + At::Q, q, shared + At::Q_FULL, work.h, work.i0, work.b);
-        ++round;
+        bool first = true;
         for (int j = work.first + work.count - 1; j >= work.first; --j, ++tile) {
             const u32 stage = tile % STAGES, parity = tile / STAGES & 1;
-            barrier_wait(shared + At::K_FREE + 8 * stage, parity ^ 1);
-            copy_tile<DIM>(shared + At::K + stage * At::TILE, k, shared + At::K_FULL + 8 * stage, h_kv, j * KEYS, work.b);
-            barrier_wait(shared + At::V_FREE + 8 * stage, parity ^ 1);
-            copy_tile<DIM>(shared + At::V + stage * At::TILE, v, shared + At::V_FULL + 8 * stage, h_kv, j * KEYS, work.b);
+            barrier_wait(shared + S::K_FREE + 8 * stage, parity ^ 1);
+            copy_tile<S::KEYS, S::DIM>(shared + S::K + stage * S::TILE, k, shared + S::K_FULL + 8 * stage, h_kv, j * S::KEYS, work.b);
+            if (first) {
+                const u32 slot = round % S::SLOTS;
+                barrier_wait(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
+                copy_tile<S::QUERIES, S::DIM>(shared + S::Q + slot * S::Q_TILE, q, shared + S::Q_FULL + 8 * slot, work.h, work.i0, work.b);
+                ++round;
+                first = false;
+            }
+            barrier_wait(shared + S::V_FREE + 8 * stage, parity ^ 1);
+            copy_tile<S::KEYS, S::DIM>(shared + S::V + stage * S::TILE, v, shared + S::V_FULL + 8 * stage, h_kv, j * S::KEYS, work.b);
         }
     }
 }
 
 // Starts s = Q K^T for a warpgroup's 64 queries.
-template <typename T, int DIM> __device__ __forceinline__ void begin_scores(float (&s)[KEYS / 2], u32 q_rows, u32 k_tile) {
+template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_rows, u32 k_tile) {
 #pragma unroll
-    for (int d = 0; d < DIM; d += 16) {
-        const u32 half = d / 64 * (KEYS * ROW) + d % 64 * 2;
-        product_64x128<T>(s, tile_descriptor(q_rows + half, 16), tile_descriptor(k_tile + half, 16), d > 0);
+    for (int d = 0; d < S::DIM; d += 16) {
+        const u64 a = tile_descriptor(q_rows + d / 64 * (S::QUERIES * ROW) + d % 64 * 2, 16);
+        product<S::KEYS>(s, a, tile_descriptor(k_tile + d / 64 * (S::KEYS * ROW) + d % 64 * 2, 16), d > 0);
     }
     product_commit();
 }
 
 // Starts o += P V.
-template <typename T, int DIM>
-__device__ __forceinline__ void begin_gather(float (&o)[DIM / 2], const u32 (&p)[KEYS / 16][4], u32 v_tile) {
+template <typename S>
+__device__ __forceinline__ void begin_gather(float (&o)[S::DIM / 2], const u32 (&p)[S::KEYS / 16][4], u32 v_tile) {
 #pragma unroll
-    for (int k = 0; k < KEYS / 16; ++k) {
-        const u64 b = tile_descriptor(v_tile + k * 16 * ROW, KEYS * ROW);
-        if constexpr (DIM == 128)
-            product_64x128<T>(o, p[k], b);
-        else
-            product_64x64<T>(o, p[k], b);
-    }
+    for (int k = 0; k < S::KEYS / 16; ++k)
+        product<S::DIM>(o, p[k], tile_descriptor(v_tile + k * 16 * ROW, S::KEYS * ROW));
     product_commit();
 }
 
-// A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 + 8 of its warp's 16.
-__device__ __forceinline__ void hide(float (&s)[KEYS / 2], int i, int j, const Sizes& n) {
+// Hides keys from `end` on, or before `begin`. A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and
+// lane / 4 + 8 of its warp's 16; ends count from the thread's first column.
+template <int KEYS> __device__ __forceinline__ void hide_from(float (&s)[KEYS / 2], int half, int end) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const Keys seen = visible(i + half * 8, n.seq_q, n.seq_k, n.causal, n.window);
+    for (int c = 0; c < KEYS / 8; ++c)
 #pragma unroll
-        for (int c = 0; c < KEYS / 8; ++c)
+        for (int e = 0; e < 2; ++e)
+            if (c * 8 + e >= end) s[c * 4 + half * 2 + e] = NEG_INFINITY;
+}
+template <int KEYS> __device__ __forceinline__ void hide_before(float (&s)[KEYS / 2], int half, int begin) {
 #pragma unroll
-            for (int e = 0; e < 2; ++e)
-                if ((u32)(j + c * 8 + e - seen.begin) >= (u32)(seen.end - seen.begin))
-                    s[c * 4 + half * 2 + e] = NEG_INFINITY;
-    }
+    for (int c = 0; c < KEYS / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+            if (c * 8 + e < begin) s[c * 4 + half * 2 + e] = NEG_INFINITY;
 }
 
 struct Softmax {
@@ -121,6 +130,7 @@ struct Softmax {
 };
 
 // Turns scores into probabilities relative to the new maximum; gives the factor for what was summed before.
+template <int KEYS>
 __device__ __forceinline__ void soften(float (&s)[KEYS / 2], Softmax& row, float (&shrink)[2], float factor) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -144,145 +154,206 @@ __device__ __forceinline__ void soften(float (&s)[KEYS / 2], Softmax& row, float
 }
 
 // Accumulators of 16 columns are the A operand of 16 values of K, element for element.
-template <typename T> __device__ __forceinline__ void round_off(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2]) {
+template <int KEYS> __device__ __forceinline__ void round_off(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2]) {
 #pragma unroll
     for (int k = 0; k < KEYS / 16; ++k)
 #pragma unroll
         for (int x = 0; x < 4; ++x) p[k][x] = Pair<T>::pack(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
 }
 
-template <typename T, int DIM>
-__device__ __forceinline__ void finish(float (&o)[DIM / 2], const Softmax& row, T* out, float* lse, const Work& work,
-                                       const Sizes& n, int i, int lane, float factor) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int at = i + half * 8;
-        const float total = quad_sum(row.total[half]);
-        const float inverse = total == 0.f ? 0.f : 1.f / total;
-        if (at >= n.seq_q) continue;
-        T* to = out + (((i64)work.b * n.seq_q + at) * n.heads_q + work.h) * DIM + lane % 4 * 2;
-#pragma unroll
-        for (int c = 0; c < DIM / 8; ++c)
-            *(u32*)(to + c * 8) = Pair<T>::pack(o[c * 4 + half * 2] * inverse, o[c * 4 + half * 2 + 1] * inverse);
-        if (lane % 4 == 0)
-            lse[((i64)work.b * n.heads_q + work.h) * n.seq_q + at] =
-                total == 0.f ? NEG_INFINITY : row.max[half] * factor * LN_2 + logf(total);
+// Rows of V from `end` on do not exist: what lies there may be no number, which a probability of zero does not cancel.
+template <typename S> __device__ __forceinline__ void clear_behind(u32 v_tile, int end, int thread) {
+    for (int at = thread; at < (S::KEYS - end) * (S::DIM / 8); at += 128) {
+        const int row = end + at / 8 % (S::KEYS - end), wide = at / 8 / (S::KEYS - end);
+        const u32 to = v_tile + wide * (S::KEYS * ROW) + row * ROW + at % 8 * 16;
+        asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
     }
 }
 
-// A computing warpgroup (`group` 0 or 1).
-template <typename T, int DIM>
+// Divides by the totals and writes o, through the warp's own rows of Q (chunks of 16 bytes, swizzled by row). Where no key
+// is seen, no queries were fetched and the rows are not ours: zeros.
+template <typename S>
+__device__ __forceinline__ void finish(float (&o)[S::DIM / 2], const Softmax& row, u32 rows, T* out, float* lse,
+                                       const Work& work, const Sizes& n, int i, int lane, float factor) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int at = i + half * 8 + lane / 4, r = half * 8 + lane / 4;
+        const float total = quad_sum(row.total[half]);
+        const bool blind = at >= work.queries || total == 0.f;
+        const float inverse = blind ? 0.f : 1.f / total;
+        if (lane % 4 == 0 && at < n.seq_q)
+            lse[((i64)work.b * n.heads_q + work.h) * n.seq_q + at] =
+                blind ? NEG_INFINITY : row.max[half] * factor * LN_2 + logf(total);
+        if (work.count > 0)
+#pragma unroll
+        for (int c = 0; c < S::DIM / 8; ++c) {
+            const u32 two = Pair<T>::pack(o[c * 4 + half * 2] * inverse, o[c * 4 + half * 2 + 1] * inverse);
+            const u32 to = rows + c / 8 * (S::QUERIES * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(blind ? 0u : two) : "memory");
+        }
+    }
+    __syncwarp();
+    constexpr int CHUNKS = S::DIM / 8;
+#pragma unroll
+    for (int step = 0; step < CHUNKS / 2; ++step) {
+        const int at = step * 32 + lane, r = at / CHUNKS, c = at % CHUNKS;
+        uint4 x = {0, 0, 0, 0};
+        if (work.count > 0) asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                     : "r"(rows + c / 8 * (S::QUERIES * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
+                     : "memory");
+        if (i + r < n.seq_q && c * 8 < n.dim)
+            *(uint4*)(out + (((i64)work.b * n.seq_q + i + r) * n.heads_q + work.h) * n.dim + c * 8) = x;
+    }
+}
+
+// A computing warpgroup.
+template <typename S>
 __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Sizes& n, int units, float scale, int group) {
-    using At = Layout<DIM>;
+    constexpr int KEYS = S::KEYS, DIM = S::DIM;
     const int lane = threadIdx.x % 32, warp_row = group * 64 + threadIdx.x / 32 % 4 * 16;
-    const u32 q_rows = shared + At::Q + group * 64 * ROW;
     const float factor = scale * LOG2_E;
     const auto leave = [&](u32 barrier) {
         if (lane == 0) barrier_arrive(barrier);
     };
     u32 round = 0, tile = 0;
-    // Whose turn it is at the tensor cores: barrier 1 lets group 0 in, barrier 2 group 1.
-    if (group == 1) named_arrive(1, 256);
+    // Whose turn it is at the tensor cores: barrier 1 + g lets group g in.
+    if (group == S::GROUPS - 1) named_arrive(1, 256);
+    const int next_group = group == S::GROUPS - 1 ? 0 : group + 1;
 #pragma unroll 1
     for (int index = blockIdx.x; index < units; index += gridDim.x) {
-        const Work work = work_at(index, n);
-        const int i = work.i0 + warp_row + lane / 4;
+        const Work work = work_at<S>(index, n);
+        const int i = work.i0 + warp_row;
         float s[KEYS / 2], o[DIM / 2], shrink[2];
         u32 p[KEYS / 16][4];
         Softmax row = {{NEG_INFINITY, NEG_INFINITY}, {0.f, 0.f}};
 #pragma unroll
         for (int x = 0; x < DIM / 2; ++x) o[x] = 0.f;
+        const u32 slot = round % S::SLOTS, q_tile = shared + S::Q + slot * S::Q_TILE;
+        // Keys from all_begin to all_end are seen by every query of this warp: tiles within need no mask.
+        const int all_begin = visible(i + 15, work.queries, work.keys, n.causal, n.window).begin;
+        const int all_end = visible(i, work.queries, work.keys, n.causal, n.window).end;
         const auto soften_tile = [&](int j) {
-            // Keys that every query of this warp sees need no mask.
-            const Keys top = visible(work.i0 + warp_row, n.seq_q, n.seq_k, n.causal, n.window);
-            const Keys bottom = visible(work.i0 + warp_row + 15, n.seq_q, n.seq_k, n.causal, n.window);
-            if (j * KEYS < bottom.begin || (j + 1) * KEYS > top.end) hide(s, i, j * KEYS + lane % 4 * 2, n);
-            soften(s, row, shrink, factor);
+            if ((j + 1) * KEYS > all_end)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int end = visible(i + half * 8 + lane / 4, work.queries, work.keys, n.causal, n.window).end;
+                    hide_from<KEYS>(s, half, end - j * KEYS - lane % 4 * 2);
+                }
+            if (j * KEYS < all_begin)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int begin = visible(i + half * 8 + lane / 4, work.queries, work.keys, n.causal, n.window).begin;
+                    hide_before<KEYS>(s, half, begin - j * KEYS - lane % 4 * 2);
+                }
+            soften<KEYS>(s, row, shrink, factor);
+        };
+        // Only the last tile of keys, the first to come, may reach behind those that exist.
+        const auto clear_tile = [&](int j) {
+            const int end = work.keys - j * KEYS;
+            if (end >= KEYS || work.keys == n.seq_k) return;
+            clear_behind<S>(shared + S::V + tile % STAGES * S::TILE, end, threadIdx.x % 128);
+            order_for_engines();
+            named_sync(5 + group, 128);
         };
         if (work.count > 0) {
+            const u32 q_rows = q_tile + group * 64 * ROW;
             int j = work.first + work.count - 1;
-            barrier_wait(shared + At::Q_FULL, round++ & 1);
-            barrier_wait(shared + At::K_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+            barrier_wait(shared + S::Q_FULL + 8 * slot, round / S::SLOTS & 1);
+            barrier_wait(shared + S::K_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
             product_begin();
-            begin_scores<T, DIM>(s, q_rows, shared + At::K + tile % STAGES * At::TILE);
+            begin_scores<S>(s, q_rows, shared + S::K + tile % STAGES * S::TILE);
             product_wait<0>();
             product_done(s);
-            leave(shared + At::K_FREE + 8 * (tile % STAGES));
+            leave(shared + S::K_FREE + 8 * (tile % STAGES));
             soften_tile(j);
-            round_off<T>(p, s);
+            round_off<KEYS>(p, s);
 #pragma unroll 1
-            for (; --j >= work.first; ++tile) {
+            for (; j > work.first; ++tile) {
                 const u32 now = tile % STAGES, next = (tile + 1) % STAGES;
-                barrier_wait(shared + At::K_FULL + 8 * next, (tile + 1) / STAGES & 1);
+                barrier_wait(shared + S::K_FULL + 8 * next, (tile + 1) / STAGES & 1);
                 named_sync(1 + group, 256);
                 product_begin();
-                begin_scores<T, DIM>(s, q_rows, shared + At::K + next * At::TILE);
-                barrier_wait(shared + At::V_FULL + 8 * now, tile / STAGES & 1);
-                begin_gather<T, DIM>(o, p, shared + At::V + now * At::TILE);
-                named_arrive(2 - group, 256);
+                begin_scores<S>(s, q_rows, shared + S::K + next * S::TILE);
+                barrier_wait(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
+                clear_tile(j--);
+                begin_gather<S>(o, p, shared + S::V + now * S::TILE);
+                named_arrive(1 + next_group, 256);
                 product_wait<1>();
                 product_done(s);
-                leave(shared + At::K_FREE + 8 * next);
+                leave(shared + S::K_FREE + 8 * next);
                 soften_tile(j);
                 product_wait<0>();
                 product_done(o);
-                leave(shared + At::V_FREE + 8 * now);
+                leave(shared + S::V_FREE + 8 * now);
 #pragma unroll
                 for (int x = 0; x < DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
-                round_off<T>(p, s);
+                round_off<KEYS>(p, s);
             }
-            leave(shared + At::Q_FREE);
-            barrier_wait(shared + At::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+            barrier_wait(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+            clear_tile(j);
             product_begin();
-            begin_gather<T, DIM>(o, p, shared + At::V + tile % STAGES * At::TILE);
+            begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
             product_wait<0>();
             product_done(o);
-            leave(shared + At::V_FREE + 8 * (tile % STAGES));
+            leave(shared + S::V_FREE + 8 * (tile % STAGES));
             ++tile;
+            ++round;
+            named_sync(5 + group, 128);  // all of the warpgroup have read their queries
         }
-        finish<T, DIM>(o, row, out, lse, work, n, i, lane, factor);
+        finish<S>(o, row, q_tile + warp_row * ROW, out, lse, work, n, i, lane, factor);
+        if (work.count > 0) {
+            order_for_engines();
+            __syncwarp();
+            leave(shared + S::Q_FREE + 8 * slot);
+        }
     }
 }
 
-template <typename T, int DIM>
+template <typename S>
 __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, const TensorMap* v, T* o, float* lse,
                                        const Sizes& n, float scale) {
-    using At = Layout<DIM>;
     extern __shared__ unsigned char memory[];
     const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
     if (threadIdx.x == 0) {
-        barrier_init(shared + At::Q_FULL, 1);
-        barrier_init(shared + At::Q_FREE, CONSUMER_WARPS);
+        for (int slot = 0; slot < S::SLOTS; ++slot) {
+            barrier_init(shared + S::Q_FULL + 8 * slot, 1);
+            barrier_init(shared + S::Q_FREE + 8 * slot, 4 * S::GROUPS);
+        }
         for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_init(shared + At::K_FULL + 8 * stage, 1);
-            barrier_init(shared + At::V_FULL + 8 * stage, 1);
-            barrier_init(shared + At::K_FREE + 8 * stage, CONSUMER_WARPS);
-            barrier_init(shared + At::V_FREE + 8 * stage, CONSUMER_WARPS);
+            barrier_init(shared + S::K_FULL + 8 * stage, 1);
+            barrier_init(shared + S::V_FULL + 8 * stage, 1);
+            barrier_init(shared + S::K_FREE + 8 * stage, 4 * S::GROUPS);
+            barrier_init(shared + S::V_FREE + 8 * stage, 4 * S::GROUPS);
         }
         barrier_init_done();
     }
     __syncthreads();
-    const int units = (n.seq_q + QUERIES - 1) / QUERIES * n.batch * n.heads_q;
+    const int units = (n.seq_q + S::QUERIES - 1) / S::QUERIES * n.batch * n.heads_q;
     if (threadIdx.x < 128) {
-        registers_down<24>();
-        if (threadIdx.x == 0) produce<DIM>(shared, q, k, v, n, units);
+        registers_down<S::GROUPS == 2 ? 24 : 32>();
+        if (threadIdx.x == 0) produce<S>(shared, q, k, v, n, units);
     } else {
-        registers_up<240>();
-        consume<T, DIM>(shared, o, lse, n, units, scale, threadIdx.x / 128 - 1);
+        registers_up<S::GROUPS == 2 ? 240 : 160>();
+        consume<S>(shared, o, lse, n, units, scale, threadIdx.x / 128 - 1);
     }
 }
 
 }  // namespace
 
-#define KERNEL(suffix, T, DIM)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) forward_d##DIM##_##suffix(                               \
+#define KERNEL(DIM, KEYS, GROUPS, SLOTS)                                                                              \
+    extern "C" __global__ void __launch_bounds__(128 * (GROUPS + 1), 1) forward_d##DIM##_bf16(                        \
         const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, \
-        T* __restrict__ o, float* __restrict__ lse, int batch, int seq_q, int seq_k, int heads_q, int heads_kv,       \
-        int causal, int window, int section, float scale) {                                                           \
-        const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, causal, window, section};                            \
-        attend<T, DIM>(&q, &k, &v, o, lse, n, scale);                                                                 \
+        const int* __restrict__ lengths_q, const int* __restrict__ lengths_k, T* __restrict__ o,                      \
+        float* __restrict__ lse, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim, int causal,     \
+        int window, int section, float scale) {                                                                       \
+        const Sizes n = {lengths_q, lengths_k, batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, section}; \
+        attend<Shape<DIM, KEYS, GROUPS, SLOTS>>(&q, &k, &v, o, lse, n, scale);                                        \
     }
-KERNEL(f16, __half, 64)
-KERNEL(f16, __half, 128)
-KERNEL(bf16, __nv_bfloat16, 64)
-KERNEL(bf16, __nv_bfloat16, 128)
+#ifdef VARIANT
+VARIANT
+#else
+KERNEL(64, 128, 2, 2)
+KERNEL(128, 128, 2, 2)
+KERNEL(256, 80, 2, 1)
+#endif

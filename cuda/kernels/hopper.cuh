@@ -44,6 +44,9 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Orders this thread's ordinary accesses to shared memory before later ones of the copy engine and of products.
+__device__ __forceinline__ void order_for_engines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- tensor copies
 
 // Copies the map's box at the coordinates (innermost first) to shared memory; the barrier counts its bytes.
@@ -81,51 +84,61 @@ __device__ __forceinline__ u64 tile_descriptor(u32 address, u32 leading) {
     return (u64)(address >> 4 & 0x3fff) | (u64)(leading >> 4 & 0x3fff) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
 
-// c (64 x 128) = (add ? c : 0) + A B^T, both operands in shared memory with their 16 values of K contiguous.
-template <typename T> __device__ __forceinline__ void product_64x128(float (&c)[64], u64 a, u64 b, int add);
-// c (64 x N) += A B, A in registers, B in shared memory with its N values contiguous.
-template <typename T> __device__ __forceinline__ void product_64x128(float (&c)[64], const u32 (&a)[4], u64 b);
-template <typename T> __device__ __forceinline__ void product_64x64(float (&c)[32], const u32 (&a)[4], u64 b);
+// Products of 64 rows and N columns, K = 16. The text names bf16; twins replace it (see cuda/src/ptx.rs).
+// product<N>(c, a, b, add): c = (add ? c : 0) + A B^T, both in shared memory with their 16 values of K contiguous.
+// product<N>(c, a, b, add): the same with A B, A in registers, B in shared memory with its N values contiguous.
+template <int N> __device__ __forceinline__ void product(float (&c)[N / 2], u64 a, u64 b, int add);
+template <int N> __device__ __forceinline__ void product(float (&c)[N / 2], const u32 (&a)[4], u64 b, int add = 1);
 
 // Accumulators as operands: their places in the text of an instruction, and themselves.
-#define PLACES_0_31                                                                                                    \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                           \
+#define PLACES_0_31 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define REGISTERS_0_31                                                                                                 \
-    "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),                    \
-    "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),              \
-    "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),            \
-    "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-#define PLACES_32_63                                                                                                   \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                 \
+#define PLACES_0_23 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23"
+#define PLACES_32_39 \
+    "%32, %33, %34, %35, %36, %37, %38, %39"
+#define PLACES_32_63 \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define REGISTERS_32_63                                                                                                \
-    "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]),            \
-    "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]),            \
-    "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),            \
-    "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
+#define PLACES_64_87 \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87"
+#define PLACES_64_127 \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define REGISTERS_8(i) \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
+#define REGISTERS_32(i) REGISTERS_8(i), REGISTERS_8(i + 8), REGISTERS_8(i + 16), REGISTERS_8(i + 24)
+#define REGISTERS_24 REGISTERS_8(0), REGISTERS_8(8), REGISTERS_8(16)
+#define REGISTERS_40 REGISTERS_32(0), REGISTERS_8(32)
+#define REGISTERS_64 REGISTERS_32(0), REGISTERS_32(32)
+#define REGISTERS_88 REGISTERS_64, REGISTERS_8(64), REGISTERS_8(72), REGISTERS_8(80)
+#define REGISTERS_128 REGISTERS_64, REGISTERS_32(64), REGISTERS_32(96)
 
-#define PRODUCTS(T, NAME)                                                                                              \
-    template <> __device__ __forceinline__ void product_64x128<T>(float (&c)[64], u64 a, u64 b, int add) {             \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                      \
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME " "                                  \
-                     "{" PLACES_0_31 ", " PLACES_32_63 "}, %64, %65, p, 1, 1, 0, 0;\n}"                                \
-                     : REGISTERS_0_31, REGISTERS_32_63                                                                 \
+#define PRODUCT_OF_SHARED(N, PLACES, REGISTERS, A, B, ADD)                                                             \
+    template <> __device__ __forceinline__ void product<N>(float (&c)[N / 2], u64 a, u64 b, int add) {                 \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                                                  \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 "                                       \
+                     "{" PLACES "}, " A ", " B ", p, 1, 1, 0, 0;\n}"                                                   \
+                     : REGISTERS                                                                                       \
                      : "l"(a), "l"(b), "r"(add));                                                                      \
-    }                                                                                                                  \
-    template <> __device__ __forceinline__ void product_64x128<T>(float (&c)[64], const u32 (&a)[4], u64 b) {          \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"                                                        \
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME " "                                  \
-                     "{" PLACES_0_31 ", " PLACES_32_63 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"                  \
-                     : REGISTERS_0_31, REGISTERS_32_63                                                                 \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                            \
-    }                                                                                                                  \
-    template <> __device__ __forceinline__ void product_64x64<T>(float (&c)[32], const u32 (&a)[4], u64 b) {           \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"                                                        \
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " "                                   \
-                     "{" PLACES_0_31 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"                                    \
-                     : REGISTERS_0_31                                                                                  \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                            \
     }
-PRODUCTS(__half, "f16")
-PRODUCTS(__nv_bfloat16, "bf16")
+#define PRODUCT_OF_REGISTERS(N, PLACES, REGISTERS, A, B, ADD)                                                               \
+    template <> __device__ __forceinline__ void product<N>(float (&c)[N / 2], const u32 (&a)[4], u64 b, int add) {              \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                                                       \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 "                                       \
+                     "{" PLACES "}, {" A "}, " B ", p, 1, 1, 1;\n}"                                                    \
+                     : REGISTERS                                                                                       \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                            \
+    }
+PRODUCT_OF_SHARED(48, PLACES_0_23, REGISTERS_24, "%24", "%25", "%26")
+PRODUCT_OF_SHARED(64, PLACES_0_31, REGISTERS_32(0), "%32", "%33", "%34")
+PRODUCT_OF_SHARED(80, PLACES_0_31 ", " PLACES_32_39, REGISTERS_40, "%40", "%41", "%42")
+PRODUCT_OF_SHARED(128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64", "%65", "%66")
+PRODUCT_OF_SHARED(176, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_87, REGISTERS_88, "%88", "%89", "%90")
+PRODUCT_OF_REGISTERS(64, PLACES_0_31, REGISTERS_32(0), "%32, %33, %34, %35", "%36", "%37")
+PRODUCT_OF_REGISTERS(128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64, %65, %66, %67", "%68", "%69")
+PRODUCT_OF_REGISTERS(256, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_127, REGISTERS_128, "%128, %129, %130, %131", "%132", "%133")

@@ -3,7 +3,8 @@
 use touchstone_reference::attention::{Mask, Problem};
 
 use crate::{
-    plan::kind_of,
+    plan::{BufferId, MapId, Plan, kind_of},
+    simulator::numeric::tensor::{Swizzle, TensorMap},
     variant::{Unsupported, Variant},
 };
 
@@ -37,7 +38,7 @@ pub static VARIANTS: &[Variant] = &[
     Variant {
         op: "attention.forward",
         name: "warp_specialized",
-        idea: "wgmma and tensor copies: one warpgroup copies, two compute and take turns at the tensor cores",
+        idea: "wgmma and tensor copies: one warpgroup copies, others compute and take turns at the tensor cores",
         deterministic: true,
         plan: forward::warp_specialized,
     },
@@ -56,6 +57,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: backward::online,
     },
     Variant {
+        op: "attention.backward",
+        name: "warpgroup",
+        idea: "wgmma and tensor copies; probabilities stay in the registers of the side whose gradients are summed",
+        deterministic: true,
+        plan: backward::warpgroup,
+    },
+    Variant {
         op: "attention.decode",
         name: "naive",
         idea: "one block a query head, a pass over the keys and a pass over the values",
@@ -68,6 +76,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "the keys of a sequence split over many blocks, each row read once for its group of heads",
         deterministic: true,
         plan: decode::split_kv,
+    },
+    Variant {
+        op: "attention.decode",
+        name: "tensor_core",
+        idea: "rows of K and V straight from memory into tensor-core operands; the last block combines the splits",
+        deterministic: true,
+        plan: decode::tensor_core,
     },
 ];
 
@@ -83,13 +98,36 @@ fn mask_of(problem: &Problem) -> (i32, usize) {
     }
 }
 
-/// Refuses head sizes that the kernel was not made for.
-fn require_head_dim(problem: &Problem, offered: &[usize]) -> Result<(), Unsupported> {
-    if offered.contains(&problem.head_dim) {
-        return Ok(());
+/// Values of a head in a kernel's tiles, 64 or 128: smaller heads are followed by zeros. Refuses head sizes that do not
+/// fit, or that vectors of `multiple` values do not divide.
+fn tile_dim(problem: &Problem, multiple: usize) -> Result<usize, Unsupported> {
+    let dim = problem.head_dim;
+    if dim > 128 || !dim.is_multiple_of(multiple) {
+        return Err(Unsupported(format!("head_dim {dim} is not a multiple of {multiple} up to 128")));
     }
-    let offered: Vec<String> = offered.iter().map(ToString::to_string).collect();
-    Err(Unsupported(format!("head_dim {} is not one of {}", problem.head_dim, offered.join(", "))))
+    Ok(if dim > 64 { 128 } else { 64 })
+}
+
+/// The map by which the copy engine fetches `rows` rows by 64 values of a head from `[batch, seq, heads, head_dim]` of
+/// 16 bits, each row swizzled over 128 bytes; rows and values outside are zeros.
+fn head_map(
+    plan: &mut Plan,
+    buffer: BufferId,
+    [batch, seq, heads, head_dim]: [usize; 4],
+    rows: usize,
+) -> Result<MapId, Unsupported> {
+    let (row, element) = ((heads * head_dim) as u64 * 2, head_dim as u64 * 2);
+    let map = TensorMap {
+        address: 0,
+        element_bytes: 2,
+        dims: [head_dim, heads, seq, batch].map(|n| n as u64).to_vec(),
+        strides_bytes: vec![element, row, row * seq as u64],
+        box_dims: vec![64, 1, rows as u32, 1],
+        element_strides: vec![1; 4],
+        swizzle: Swizzle::Bytes128,
+        ..TensorMap::default()
+    };
+    plan.tensor_map(buffer, map)
 }
 
 /// Blocks of `threads` threads for `items` items, if a grid can hold them.

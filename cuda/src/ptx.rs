@@ -14,13 +14,26 @@ static PTX: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/ptx");
 /// Modules added at run time, by name.
 static ADDED: Mutex<BTreeMap<&'static str, &'static str>> = Mutex::new(BTreeMap::new());
 
-/// PTX of the module with that name: the stem of a kernel file, for example `attention_online`, or what
-/// [`add`] returned.
+/// PTX of the module with that name: the stem of a kernel file, for example `attention_online`, a twin of one
+/// (`attention_tensor_core.f16`), or what [`add`] returned.
+///
+/// Kernels on tensor cores read alike for bf16 and f16 but for the types their products and roundings name. Those of
+/// a file that says `// Twin: f16` are compiled for bf16; the twin is the same text with the other name.
 pub fn module(name: &str) -> Option<&'static str> {
-    if let Some(file) = PTX.get_file(format!("{name}.ptx")) {
-        return file.contents_utf8();
+    if let Some(text) = module_file(name) {
+        return Some(text);
     }
-    ADDED.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    let mut added = ADDED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&text) = added.get(name) {
+        return Some(text);
+    }
+    let text = module_file(name.strip_suffix(".f16")?)?.replace("bf16", "f16").leak();
+    added.insert(name.to_string().leak(), text);
+    Some(text)
+}
+
+fn module_file(stem: &str) -> Option<&'static str> {
+    PTX.get_file(format!("{stem}.ptx"))?.contents_utf8()
 }
 
 /// Adds a user's PTX and returns the name of its module, which plans refer to. Modules live as long as the
@@ -100,6 +113,16 @@ mod tests {
         assert_eq!(signature("limits", "no_such_kernel"), None);
         assert_eq!(signature("no_such_file", "copy"), None);
         assert!(modules().contains(&"limits"));
+    }
+
+    #[test]
+    fn twins_are_the_same_text_of_another_type() {
+        let (bf16, f16) = ("attention_tensor_core", "attention_tensor_core.f16");
+        let text = module(f16).unwrap();
+        assert!(!text.contains("bf16"));
+        assert!(std::ptr::eq(module(f16).unwrap(), text), "made twice");
+        assert_eq!(signature(f16, "forward_d64_f16"), signature(bf16, "forward_d64_bf16"));
+        assert_eq!(module("no_such_file.f16"), None);
     }
 
     #[test]

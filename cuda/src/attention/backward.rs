@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::{Problem, backward::Params},
 };
 
-use super::{blocks, kind_of, mask_of, require_head_dim};
+use super::{blocks, head_map, kind_of, mask_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -75,6 +75,17 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     Ok(plan)
 }
 
+/// The row sums `do · o`, a warp a row.
+fn delta(plan: &mut Plan, at: &Buffers, problem: &Problem) -> Result<(), Unsupported> {
+    let Problem { batch, seq_q, heads_q, head_dim, .. } = *problem;
+    let mut args = [at.d_o, at.o, at.delta].map(Arg::from).to_vec();
+    args.push(kind_of(problem.dtype).into());
+    args.extend([batch, seq_q, heads_q, head_dim].map(Arg::from));
+    let grid = [blocks(batch * heads_q * seq_q, 8)?, 1, 1];
+    plan.launch("attention_backward_online", "delta", grid, [256, 1, 1], 0, &args);
+    Ok(())
+}
+
 /// Tiles on CUDA cores.
 pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     const MODULE: &str = "attention_backward_online";
@@ -82,34 +93,82 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     const OWN: usize = 64;
     const OTHER: usize = 32;
     let problem = case.params::<Params>()?.problem();
-    require_head_dim(&problem, &[32, 64, 128])?;
+    let tile = tile_dim(&problem, 4)?;
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
     let (causal, window) = mask_of(&problem);
     let kind = kind_of(problem.dtype);
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
 
-    let mut args = [at.d_o, at.o, at.delta].map(Arg::from).to_vec();
-    args.push(kind.into());
-    args.extend([batch, seq_q, heads_q, head_dim].map(Arg::from));
-    let grid = [blocks(batch * heads_q * seq_q, 8)?, 1, 1];
-    plan.launch(MODULE, "delta", grid, [256, 1, 1], 0, &args);
-
-    let tiles_bytes = 4 * 2 * (OWN + OTHER) * (head_dim + 4);
+    delta(&mut plan, &at, &problem)?;
+    let tiles_bytes = 4 * 2 * (OWN + OTHER) * (tile + 4);
     let weights_bytes = 4 * OWN * (OTHER + 4);
     let mut rest = vec![kind.into()];
     rest.extend([seq_q, seq_k, heads_q, heads_kv].map(Arg::from));
-    rest.extend([causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
+    rest.extend([Arg::I32(head_dim as i32), causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
     let mut step = |name: &str, tiles: usize, weights: usize, outputs: &[BufferId]| {
         let mut args = [at.q, at.k, at.v, at.d_o, at.lse, at.delta].map(Arg::from).to_vec();
         args.extend(outputs.iter().map(|&id| Arg::from(id)));
         args.extend(&rest);
         let shared_bytes = tiles_bytes + weights * weights_bytes;
-        let symbol = format!("{name}_d{head_dim}");
+        let symbol = format!("{name}_d{tile}");
         plan.launch(MODULE, symbol, [blocks(tiles, 1)?, 1, 1], [256, 1, 1], shared_bytes, &args);
         Ok::<(), Unsupported>(())
     };
     step("dq", batch * heads_q * seq_q.div_ceil(OWN), 1, &[at.dq])?;
     step("dk_dv", batch * heads_kv * seq_k.div_ceil(OWN), 2, &[at.dk, at.dv])?;
+    Ok(plan)
+}
+
+/// Both passes on warpgroup products.
+pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Rows of a block's own tiles, and of those that dk_dv (queries) and dq (keys) walk over.
+    const OWN: usize = 128;
+    const QUERIES: usize = 48;
+    const KEYS: usize = 64;
+    /// Values of a head in a tile, pairs of tiles under way, threads of a block.
+    const DIM: usize = 128;
+    const STAGES: usize = 3;
+    const THREADS: usize = 384;
+    let problem = case.params::<Params>()?.problem();
+    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
+    if problem.dtype == DType::F32 {
+        return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
+    }
+    tile_dim(&problem, 8)?;
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &problem, inputs);
+    delta(&mut plan, &at, &problem)?;
+
+    let (of_queries, of_keys) = ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
+    let mut maps = |queries: usize, keys: usize| -> Result<[Arg; 4], Unsupported> {
+        Ok([
+            head_map(&mut plan, at.q, of_queries, queries)?.into(),
+            head_map(&mut plan, at.k, of_keys, keys)?.into(),
+            head_map(&mut plan, at.v, of_keys, keys)?.into(),
+            head_map(&mut plan, at.d_o, of_queries, queries)?.into(),
+        ])
+    };
+    let (dk_dv_maps, dq_maps) = (maps(QUERIES, OWN)?, maps(OWN, KEYS)?);
+    let (causal, window) = mask_of(&problem);
+    let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
+    let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::F32(problem.scale as f32)];
+    let statistics = [at.lse, at.delta].map(Arg::from);
+    let (module, suffix) = match problem.dtype {
+        DType::F16 => ("attention_backward_wgmma.f16", "f16"),
+        _ => ("attention_backward_wgmma", "bf16"),
+    };
+    // The block's own two tiles, those it walks over, statistics of queries, barriers, and room to begin at a
+    // multiple of 1024 bytes.
+    let shared_bytes = 4 * DIM * (OWN + STAGES * KEYS) + STAGES * QUERIES * 8 + 64 + 1024;
+    let mut step = |name: &str, maps: [Arg; 4], outputs: &[BufferId], tiles: usize| {
+        let outputs: Vec<Arg> = outputs.iter().map(|&id| id.into()).collect();
+        let args = [&maps[..], &statistics, &outputs, &sizes, &mask].concat();
+        let grid = [blocks(tiles, 1)?, 1, 1];
+        plan.launch(module, format!("{name}_{suffix}"), grid, [THREADS, 1, 1], shared_bytes, &args);
+        Ok::<(), Unsupported>(())
+    };
+    step("dk_dv", dk_dv_maps, &[at.dk, at.dv], batch * heads_kv * seq_k.div_ceil(OWN))?;
+    step("dq", dq_maps, &[at.dq], batch * heads_q * seq_q.div_ceil(OWN))?;
     Ok(plan)
 }

@@ -1,11 +1,11 @@
 //! Plans of attention.decode.
 
 use touchstone_reference::{
-    Case, DType, Tensors,
+    Case, DType, Data, Tensor, Tensors,
     attention::decode::{Cache, Params},
 };
 
-use super::{blocks, kind_of, require_head_dim};
+use super::{blocks, kind_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -77,12 +77,12 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
     const ENOUGH_BLOCKS: usize = 1024;
     /// Keys that are worth a block.
     const LEAST_KEYS: usize = 128;
+    /// Query heads a block takes.
+    const HEADS: usize = 4;
     let p = case.params::<Params>()?;
     let problem = p.problem();
-    require_head_dim(&problem, &[32, 64, 128])?;
-    let bits = 8 * p.dtype.bytes();
-    let heads = if bits == 16 && p.head_dim == 128 && problem.group() > 4 { 8 } else { 4 };
-    let tiles = p.batch * p.heads_kv * problem.group().div_ceil(heads);
+    let tile = tile_dim(&problem, 8)?;
+    let tiles = p.batch * p.heads_kv * problem.group().div_ceil(HEADS);
     let splits = ENOUGH_BLOCKS.div_ceil(tiles.max(1)).clamp(1, p.seq_k.div_ceil(LEAST_KEYS).max(1));
 
     let mut plan = Plan::new();
@@ -98,6 +98,7 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         sums.into(),
         stats.into(),
         kind_of(p.dtype).into(),
+        Arg::I32(p.head_dim as i32),
         p.batch.into(),
         p.seq_k.into(),
         p.heads_q.into(),
@@ -108,8 +109,7 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         Arg::F32(problem.scale as f32),
     ];
     let grid = [blocks(tiles * splits, 1)?, 1, 1];
-    let symbol = format!("partial{bits}_d{}_h{heads}", p.head_dim);
-    plan.launch(MODULE, symbol, grid, [128, 1, 1], 0, &args);
+    plan.launch(MODULE, format!("partial_d{tile}"), grid, [128, 1, 1], 0, &args);
 
     let rows = p.batch * p.heads_q;
     let args = [
@@ -123,5 +123,59 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         splits.into(),
     ];
     plan.launch(MODULE, "combine", [blocks(rows, 1)?, 1, 1], [128, 1, 1], 0, &args);
+    Ok(plan)
+}
+
+/// Splits on tensor cores, combined by the last block of each group of heads.
+pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Query heads a block takes.
+    const HEADS: usize = 8;
+    /// Keys that are worth a block.
+    const LEAST_KEYS: usize = 128;
+    /// Blocks that fill an H100 or H200 four times over, three at a time on each of 132 multiprocessors.
+    const ENOUGH_BLOCKS: usize = 4 * 3 * 132;
+    let p = case.params::<Params>()?;
+    let problem = p.problem();
+    if p.dtype == DType::F32 {
+        return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
+    }
+    let tile = tile_dim(&problem, 8)?;
+    let tiles = p.batch * p.heads_kv * problem.group().div_ceil(HEADS);
+    let most = p.seq_k.div_ceil(LEAST_KEYS).max(1);
+    let splits = (ENOUGH_BLOCKS / tiles.max(1)).clamp(1, most);
+
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &p, inputs);
+    let sums = plan.scratch("sums", DType::F32, &[splits, p.batch, p.heads_q, p.head_dim]);
+    let stats = plan.scratch("stats", DType::F32, &[splits, p.batch, p.heads_q, 2]);
+    // Zero before a run and after it: who counts last sets it back.
+    let counters = plan.table("counters", Tensor::new(&[tiles], Data::U32(vec![0; tiles])));
+    let (module, suffix) = match p.dtype {
+        DType::F16 => ("attention_decode_tensor_core.f16", "f16"),
+        _ => ("attention_decode_tensor_core", "bf16"),
+    };
+    let args = [
+        at.q.into(),
+        at.k.into(),
+        at.v.into(),
+        at.table.into(),
+        at.lengths.into(),
+        sums.into(),
+        stats.into(),
+        counters.into(),
+        at.o.into(),
+        at.lse.into(),
+        Arg::I32(p.head_dim as i32),
+        Arg::I32(p.batch as i32),
+        p.seq_k.into(),
+        Arg::I32(p.heads_q as i32),
+        Arg::I32(p.heads_kv as i32),
+        at.pages.into(),
+        at.page_shift.into(),
+        Arg::I32(splits as i32),
+        Arg::F32(problem.scale as f32),
+    ];
+    let grid = [blocks(tiles * splits, 1)?, 1, 1];
+    plan.launch(module, format!("decode_d{tile}_{suffix}"), grid, [128, 1, 1], 0, &args);
     Ok(plan)
 }

@@ -5,10 +5,9 @@ use touchstone_reference::{
     attention::{Problem, forward::Params},
 };
 
-use super::{blocks, kind_of, mask_of, require_head_dim};
+use super::{blocks, head_map, kind_of, mask_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
-    simulator::numeric::tensor::{Swizzle, TensorMap},
     variant::Unsupported,
 };
 
@@ -71,8 +70,7 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 /// Tiles on CUDA cores.
 pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let problem = case.params::<Params>()?.problem();
-    require_head_dim(&problem, &[32, 64, 128])?;
-    let (dim, queries) = (problem.head_dim, 64);
+    let (dim, queries) = (tile_dim(&problem, 4)?, 64);
     let keys = if dim > 64 { 32 } else { 64 };
     let floats = (queries + 2 * keys) * (dim + 4) + queries * (keys + 4);
     let tiling = Tiling {
@@ -89,13 +87,18 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
 /// Tiles on tensor cores.
 pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let problem = case.params::<Params>()?.problem();
-    require_head_dim(&problem, &[64, 128])?;
     if problem.dtype == DType::F32 {
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
-    let (dim, queries, keys) = (problem.head_dim, 128, 64);
+    if problem.heads_q * problem.head_dim * 2 > u32::MAX as usize {
+        return Err(Unsupported("rows beyond 32-bit offsets".into()));
+    }
+    let (dim, queries, keys) = (tile_dim(&problem, 8)?, 128, 64);
     let tiling = Tiling {
-        module: "attention_tensor_core",
+        module: match problem.dtype {
+            DType::F16 => "attention_tensor_core.f16",
+            _ => "attention_tensor_core",
+        },
         symbol: format!("forward_d{dim}_{}", problem.dtype.name()),
         queries,
         threads: 128,
@@ -105,58 +108,68 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     tiled(&problem, inputs, tiling)
 }
 
-/// One warpgroup copies, two compute, on Hopper's own instructions.
+/// How the warp-specialized kernel for heads of a size cuts its tiles.
+struct Shape {
+    /// Values of a head in its tiles; smaller heads are followed by zeros.
+    dim: usize,
+    /// Keys of a tile.
+    keys: usize,
+    /// Computing warpgroups, of 64 queries each.
+    groups: usize,
+    /// Units whose queries fit into shared memory at a time.
+    slots: usize,
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape { dim: 64, keys: 128, groups: 2, slots: 2 },
+    Shape { dim: 128, keys: 128, groups: 2, slots: 2 },
+    Shape { dim: 256, keys: 80, groups: 2, slots: 1 },
+];
+
+/// One warpgroup copies, the others compute, on Hopper's own instructions.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    const MODULE: &str = "attention_warp_specialized";
     // Blocks of a persistent grid: one a multiprocessor of an H100 or H200. On another number they share or idle.
     const BLOCKS: usize = 132;
-    const TILE: usize = 128;
     // Heads whose keys and values together stay in the L2 cache are worked on at a time.
     const SECTION_BYTES: usize = 24 << 20;
     let problem = case.params::<Params>()?.problem();
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
-    require_head_dim(&problem, &[64, 128])?;
     if problem.dtype == DType::F32 {
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
-    let is_full = |name, seq: usize| inputs.tensor(name).to_i64().iter().all(|&n| n == seq as i64);
-    if !is_full("lengths_q", seq_q) || !is_full("lengths_k", seq_k) {
-        return Err(Unsupported("tensor copies do not stop at ragged lengths".into()));
-    }
-    let units = seq_q.div_ceil(TILE) * batch * heads_q;
-    if units > i32::MAX as usize || seq_k > i32::MAX as usize - TILE {
-        return Err(Unsupported("sizes beyond 32-bit indices".into()));
+    let shape = SHAPES.iter().find(|shape| head_dim <= shape.dim && head_dim.is_multiple_of(8));
+    let Some(Shape { dim, keys, groups, slots }) = shape else {
+        return Err(Unsupported(format!("head_dim {head_dim} is not a multiple of 8 up to 256")));
+    };
+    let queries = 64 * groups;
+    let units = seq_q.div_ceil(queries) * batch * heads_q;
+    if units > i32::MAX as usize {
+        return Err(Unsupported("more units of work than 32-bit indices".into()));
     }
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
-    let mut map = |buffer, seq: usize, heads: usize| {
-        let (row, element) = ((heads * head_dim) as u64 * 2, head_dim as u64 * 2);
-        let map = TensorMap {
-            address: 0,
-            element_bytes: 2,
-            dims: [head_dim, heads, seq, batch].map(|n| n as u64).to_vec(),
-            strides_bytes: vec![element, row, row * seq as u64],
-            box_dims: vec![64, 1, TILE as u32, 1],
-            element_strides: vec![1; 4],
-            swizzle: Swizzle::Bytes128,
-            ..TensorMap::default()
-        };
-        plan.tensor_map(buffer, map)
-    };
-    let maps =
-        [map(at.q, seq_q, heads_q)?, map(at.k, seq_k, heads_kv)?, map(at.v, seq_k, heads_kv)?];
+    let maps = [
+        head_map(&mut plan, at.q, [batch, seq_q, heads_q, head_dim], queries)?,
+        head_map(&mut plan, at.k, [batch, seq_k, heads_kv, head_dim], *keys)?,
+        head_map(&mut plan, at.v, [batch, seq_k, heads_kv, head_dim], *keys)?,
+    ];
     let (causal, window) = mask_of(&problem);
     let head_bytes = 4 * seq_k * head_dim;
     let section = (SECTION_BYTES / head_bytes).max(1) * (heads_q / heads_kv);
-    let sizes = [batch, seq_q, seq_k, heads_q, heads_kv].map(|n| Arg::I32(n as i32));
+    let buffers = [at.lengths_q, at.lengths_k, at.o, at.lse].map(Arg::from);
+    let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
     let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::I32(section as i32)];
-    let outputs = [at.o, at.lse].map(Arg::from);
     let scale = [Arg::F32(problem.scale as f32)];
-    let args = [&maps.map(Arg::from)[..], &outputs, &sizes, &mask, &scale].concat();
-    // Q, two tiles of K and of V, barriers, and room to begin at a multiple of 1024 bytes.
-    let shared_bytes = 5 * TILE * head_dim * 2 + 128 + 1024;
-    let symbol = format!("forward_d{head_dim}_{}", problem.dtype.name());
-    plan.launch(MODULE, symbol, [units.min(BLOCKS), 1, 1], [384, 1, 1], shared_bytes, &args);
+    let args = [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &scale].concat();
+    // Queries, two tiles of K and of V, barriers, and room to begin at a multiple of 1024 bytes.
+    let shared_bytes = 2 * dim * (slots * queries + 4 * keys) + 128 + 1024;
+    let symbol = format!("forward_d{dim}_{}", problem.dtype.name());
+    let module = match problem.dtype {
+        DType::F16 => "attention_warp_specialized.f16",
+        _ => "attention_warp_specialized",
+    };
+    let grid = [units.min(BLOCKS), 1, 1];
+    plan.launch(module, symbol, grid, [128 * (groups + 1), 1, 1], shared_bytes, &args);
     Ok(plan)
 }
 
@@ -181,6 +194,7 @@ fn tiled(problem: &Problem, inputs: &Tensors, tiling: Tiling) -> Result<Plan, Un
     args.extend(tiling.kind.map(Arg::from));
     let sizes = [problem.seq_q, problem.seq_k, problem.heads_q, problem.heads_kv];
     args.extend(sizes.map(Arg::from));
+    args.push(Arg::I32(problem.head_dim as i32));
     args.extend([causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
     let tiles = problem.seq_q.div_ceil(tiling.queries);
     let grid = [blocks(tiles * problem.batch * problem.heads_q, 1)?, 1, 1];

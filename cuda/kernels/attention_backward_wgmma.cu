@@ -1,0 +1,410 @@
+// Idea: both passes of the backward on Hopper's warpgroup products, probabilities and score gradients never leaving
+//   the registers: they are computed on the side whose gradients a warpgroup owns.
+// Source: Dao 2023, algorithm 2; Shah et al. 2024 (FlashAttention-3), section 3 and appendix B.1; the sum over keys for
+//   dQ in a kernel of its own, so that nothing is added atomically.
+// Shapes: see attention.cuh; d_o, dq as q; dk, dv as k; delta: f32 scratch [batch, heads_q, seq_q]; head_dim a
+//   multiple of 8 up to 128, f16 or bf16.
+// Plan: a block of 3 warpgroups. In dk_dv, two own 64 keys each, whose K and V stay in shared memory, and the block walks
+//   over tiles of 48 queries of every head of the group: S^T = K Q^T and dP^T = V dO^T leave P^T and dS^T in the registers
+//   of the warpgroup, where they are the left operands of dV += P^T dO and dK += dS^T Q. In dq, two own 64 queries each
+//   and walk over tiles of 64 keys likewise. Warpgroup 0 fetches: one thread by tensor copies, one warp the statistics of
+//   the queries. The products of a tile's scores are issued behind those that sum the tile before, so that the tensor
+//   cores have work while exponentials are computed.
+// Numerics: f32 sums; probabilities and score gradients are rounded to the storage type for the second products.
+// Limits: scores and dP are computed twice, once in each kernel: 7 products where 5 would do.
+// Target: compute_90a
+// Twin: f16
+#include "attention.cuh"
+#include "hopper.cuh"
+
+namespace {
+
+typedef __nv_bfloat16 T;
+constexpr int DIM = 128, OWN = 128, THREADS = 384;
+constexpr int QUERIES = 48, KEYS = 64;  // of a tile that dk_dv and dq walk over: dk_dv has no registers for more
+constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; a head is two tiles side by side
+constexpr u32 OWN_TILE = OWN * DIM * 2;
+
+// What lies where in shared memory, in bytes from its 1024-aligned start: the block's own two tiles, `STAGES` pairs of
+// tiles it walks over, with base and delta of their queries where these are queries, and barriers.
+constexpr int STAGES = 3;
+constexpr u32 FIRST = 0, SECOND = OWN_TILE, PAIRS = 2 * OWN_TILE, STATS = PAIRS + STAGES * 2 * KEYS * DIM * 2;
+constexpr u32 FULL = STATS + STAGES * QUERIES * 8, FREE = FULL + 8 * STAGES, OWN_FULL = FREE + 8 * STAGES;
+
+struct Sizes {
+    int batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window;
+    float scale;
+
+    __device__ __forceinline__ Keys seen_by(int i) const { return visible(i, seq_q, seq_k, causal, window); }
+    // Queries that see key j, should they exist: i sees j < i + shift + 1 and no key before the window.
+    __device__ __forceinline__ Keys seeing(int j) const {
+        if (!causal) return {0, seq_q};
+        const int first = j - (seq_k - seq_q);
+        return {first, min(seq_q, first + window)};
+    }
+};
+
+template <int ROWS>
+__device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
+#pragma unroll
+    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
+}
+
+// Starts s = A B^T over the values of a head: 64 rows of an own tile by a tile of OTHER.
+template <int OTHER>
+__device__ __forceinline__ void begin_scores(float (&s)[OTHER / 2], u32 own_rows, u32 other) {
+#pragma unroll
+    for (int d = 0; d < DIM; d += 16) {
+        const u64 a = tile_descriptor(own_rows + d / 64 * (OWN * ROW) + d % 64 * 2, 16);
+        product<OTHER>(s, a, tile_descriptor(other + d / 64 * (OTHER * ROW) + d % 64 * 2, 16), d > 0);
+    }
+    product_commit();
+}
+
+// Starts sum = (add ? sum : 0) + A B, A in registers, B a tile of OTHER.
+template <int OTHER>
+__device__ __forceinline__ void begin_gather(float (&sum)[DIM / 2], const u32 (&a)[OTHER / 16][4], u32 other,
+                                             bool add) {
+#pragma unroll
+    for (int k = 0; k < OTHER / 16; ++k) product<DIM>(sum, a[k], tile_descriptor(other + k * 16 * ROW, OTHER * ROW), k > 0 || add);
+}
+
+// Accumulators of 16 columns are the A operand of 16 values of K, element for element.
+template <int OTHER> __device__ __forceinline__ void round_off(u32 (&a)[OTHER / 16][4], const float (&s)[OTHER / 2]) {
+#pragma unroll
+    for (int k = 0; k < OTHER / 16; ++k)
+#pragma unroll
+        for (int x = 0; x < 4; ++x) a[k][x] = Pair<T>::pack(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
+}
+
+__device__ __forceinline__ void load_two(float (&x)[2], u32 from) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(from) : "memory");
+}
+
+// Hides columns outside begin .. end. A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 +
+// 8 of its warp's 16; both ends count from the thread's first column.
+template <int OTHER> __device__ __forceinline__ void hide(float (&s)[OTHER / 2], int half, int begin, int end) {
+#pragma unroll
+    for (int c = 0; c < OTHER / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+            if ((u32)(c * 8 + e - begin) >= (u32)max(end - begin, 0)) s[c * 4 + half * 2 + e] = NEG_INFINITY;
+}
+
+// Writes sums of a warp's 16 rows through shared memory that is its own by now (chunks of 16 bytes, swizzled by row).
+__device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float factor, u32 rows, T* first_row, i64 stride,
+                                         int count, int dim, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int c = 0; c < DIM / 8; ++c) {
+            const int r = half * 8 + lane / 4;
+            const u32 two = Pair<T>::pack(sum[c * 4 + half * 2] * factor, sum[c * 4 + half * 2 + 1] * factor);
+            const u32 to = rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(two) : "memory");
+        }
+    __syncwarp();
+#pragma unroll
+    for (int step = 0; step < DIM / 16; ++step) {
+        const int at = step * 32 + lane, r = at / (DIM / 8), c = at % (DIM / 8);
+        uint4 x;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                     : "r"(rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
+                     : "memory");
+        if (r < count && c * 8 < dim) *(uint4*)(first_row + r * stride + c * 8) = x;
+    }
+}
+
+__device__ __forceinline__ u32 begin_block() {
+    extern __shared__ unsigned char memory[];
+    const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
+    if (threadIdx.x == 0) {
+        barrier_init(shared + OWN_FULL, 1);
+        for (int stage = 0; stage < STAGES; ++stage) {
+            barrier_init(shared + FULL + 8 * stage, 33);
+            barrier_init(shared + FREE + 8 * stage, 8);
+        }
+        barrier_init_done();
+    }
+    __syncthreads();
+    return shared;
+}
+
+// ---- dK and dV
+
+// Which keys of which head a block owns: those that most queries see first.
+struct Place {
+    int b, head, j0;
+};
+__device__ __forceinline__ Place key_place(const Sizes& n) {
+    const u32 heads = n.batch * n.heads_kv, bh = blockIdx.x % heads;
+    return {(int)(bh / n.heads_kv), (int)(bh % n.heads_kv), (int)(blockIdx.x / heads) * OWN};
+}
+
+// Tiles of queries, of one head, that see any of the block's keys.
+__device__ __forceinline__ Keys query_tiles(const Sizes& n, int j0) {
+    const int begin = max(0, n.seeing(j0).begin), end = min(n.seq_q, n.seeing(min(j0 + OWN, n.seq_k) - 1).end);
+    return {begin / QUERIES, begin < end ? (end + QUERIES - 1) / QUERIES : begin / QUERIES};
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    dk_dv_bf16(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
+               const __grid_constant__ TensorMap d_o, const float* __restrict__ lse, const float* __restrict__ delta,
+               T* __restrict__ dk, T* __restrict__ dv, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim,
+               int causal, int window, float scale) {
+    constexpr u32 TILE = QUERIES * DIM * 2;
+    const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale};
+    const u32 shared = begin_block();
+    const Place place = key_place(n);
+    const Keys tiles = query_tiles(n, place.j0);
+    const int group = heads_q / heads_kv, lane = threadIdx.x % 32;
+    if (threadIdx.x < 128) {
+        registers_down<24>();
+        if (threadIdx.x == 0) {
+            barrier_expect(shared + OWN_FULL, 2 * OWN_TILE);
+            copy_tile<OWN>(shared + FIRST, &k, shared + OWN_FULL, place.head, place.j0, place.b);
+            copy_tile<OWN>(shared + SECOND, &v, shared + OWN_FULL, place.head, place.j0, place.b);
+        }
+        u32 turn = 0;
+        if (threadIdx.x < 64)
+            for (int h = place.head * group; h < (place.head + 1) * group; ++h)
+                for (int tile = tiles.begin; tile < tiles.end; ++tile, ++turn) {
+                    const u32 stage = turn % STAGES, full = shared + FULL + 8 * stage;
+                    barrier_wait(shared + FREE + 8 * stage, (turn / STAGES & 1) ^ 1);
+                    if (threadIdx.x == 0) {
+                        const u32 to = shared + PAIRS + stage * 2 * TILE;
+                        barrier_expect(full, 2 * TILE);
+                        copy_tile<QUERIES>(to, &q, full, h, tile * QUERIES, place.b);
+                        copy_tile<QUERIES>(to + TILE, &d_o, full, h, tile * QUERIES, place.b);
+                    } else if (threadIdx.x >= 32) {
+                        const i64 row = ((i64)place.b * heads_q + h) * seq_q;
+#pragma unroll 1
+                        for (int at = lane; at < QUERIES; at += 32) {
+                            const int i = tile * QUERIES + at;
+                            // Behind the last query, and where a query sees no key, 2^(s - base) must be zero.
+                            float base = __int_as_float(0x7f800000), row_delta = 0.f;
+                            if (i < seq_q) base = lse[row + i] * LOG2_E, row_delta = delta[row + i];
+                            if (base == NEG_INFINITY) base = -base;
+                            const u32 to = shared + STATS + (stage * 2 * QUERIES + at) * 4;
+                            asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(base) : "memory");
+                            asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + QUERIES * 4), "f"(row_delta) : "memory");
+                        }
+                        barrier_arrive(full);
+                    }
+                }
+        return;
+    }
+    registers_up<240>();
+    const int own = threadIdx.x / 128 - 1, warp_row = own * 64 + threadIdx.x / 32 % 4 * 16, j = place.j0 + warp_row;
+    const u32 k_rows = shared + FIRST + own * 64 * ROW, v_rows = shared + SECOND + own * 64 * ROW;
+    const float factor = scale * LOG2_E;
+    float dk_sum[DIM / 2], dv_sum[DIM / 2], s[QUERIES / 2], dp[QUERIES / 2];
+    u32 p[QUERIES / 16][4], ds[QUERIES / 16][4];
+    const int turns = (tiles.end - tiles.begin) * group;
+    // Queries that see every key of this warp.
+    const int all_begin = n.seeing(min(j + 15, seq_k - 1)).begin, all_end = n.seeing(j).end;
+    const auto pair_at = [&](u32 turn) { return shared + PAIRS + turn % STAGES * 2 * TILE; };
+    const auto begin = [&](u32 turn) {
+        barrier_wait(shared + FULL + 8 * (turn % STAGES), turn / STAGES & 1);
+        product_begin();
+        begin_scores<QUERIES>(s, k_rows, pair_at(turn));
+        begin_scores<QUERIES>(dp, v_rows, pair_at(turn) + TILE);
+    };
+    int tile = tiles.begin;
+    // This thread's columns of base (0) or delta (1) of a turn's queries.
+    const auto stats_at = [&](u32 turn, int which) {
+        return shared + STATS + ((turn % STAGES * 2 + which) * QUERIES + lane % 4 * 2) * 4;
+    };
+    // Probabilities of a turn, in place of its scores.
+    const auto soften = [&](u32 turn) {
+        const int i0 = tile * QUERIES;
+        if (++tile == tiles.end) tile = tiles.begin;
+        if (causal && (i0 < all_begin || i0 + QUERIES > all_end))
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const Keys seeing = n.seeing(j + half * 8 + lane / 4);
+                hide<QUERIES>(s, half, seeing.begin - i0 - lane % 4 * 2, seeing.end - i0 - lane % 4 * 2);
+            }
+        const u32 from = stats_at(turn, 0);
+#pragma unroll
+        for (int c = 0; c < QUERIES / 8; ++c) {
+            float base[2];
+            load_two(base, from + c * 32);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) s[c * 4 + e] = exp2_fast(fmaf(s[c * 4 + e], factor, -base[e % 2]));
+        }
+    };
+    // The sum of dV takes a turn's probabilities while score gradients are made of them.
+    const auto differ = [&](u32 turn) {
+        round_off<QUERIES>(p, s);
+        product_begin();
+        begin_gather<QUERIES>(dv_sum, p, pair_at(turn) + TILE, turn > 0);
+        product_commit();
+        const u32 from = stats_at(turn, 1);
+#pragma unroll
+        for (int c = 0; c < QUERIES / 8; ++c) {
+            float row_delta[2];
+            load_two(row_delta, from + c * 32);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) dp[c * 4 + e] = s[c * 4 + e] * (dp[c * 4 + e] - row_delta[e % 2]);
+        }
+        round_off<QUERIES>(ds, dp);
+        product_wait<0>();
+        product_done(dv_sum);
+    };
+    const auto sum_up = [&](u32 turn) {
+        begin_gather<QUERIES>(dk_sum, ds, pair_at(turn), turn > 0);
+        product_commit();
+    };
+    if (turns > 0) {
+        barrier_wait(shared + OWN_FULL, 0);
+        begin(0);
+        product_wait<0>();
+        product_done(s);
+        product_done(dp);
+        soften(0);
+        differ(0);
+#pragma unroll 1
+        for (int turn = 1; turn < turns; ++turn) {
+            begin(turn);
+            sum_up(turn - 1);
+            product_wait<2>();
+            product_done(s);
+            soften(turn);
+            product_wait<0>();
+            product_done(dp);
+            product_done(dk_sum);
+            if (lane == 0) barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
+            differ(turn);
+        }
+        product_begin();
+        sum_up(turns - 1);
+        product_wait<0>();
+        product_done(dk_sum);
+    } else {
+#pragma unroll
+        for (int x = 0; x < DIM / 2; ++x) dk_sum[x] = dv_sum[x] = 0.f;
+    }
+    named_sync(1 + own, 128);  // all of the warpgroup have read its K and V
+    const i64 stride = (i64)heads_kv * dim, row = ((i64)place.b * seq_k + j) * stride + (i64)place.head * dim;
+    put_rows(dk_sum, scale, k_rows + threadIdx.x / 32 % 4 * 16 * ROW, dk + row, stride, seq_k - j, dim, lane);
+    put_rows(dv_sum, 1.f, v_rows + threadIdx.x / 32 % 4 * 16 * ROW, dv + row, stride, seq_k - j, dim, lane);
+}
+
+// ---- dQ
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    dq_bf16(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
+            const __grid_constant__ TensorMap d_o, const float* __restrict__ lse, const float* __restrict__ delta,
+            T* __restrict__ dq, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim, int causal, int window,
+            float scale) {
+    constexpr u32 TILE = KEYS * DIM * 2;
+    const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale};
+    const u32 shared = begin_block();
+    // The last queries come first: they see most keys.
+    const u32 heads = batch * heads_q, bh = blockIdx.x % heads;
+    const int b = bh / heads_q, h = bh % heads_q, head = h / (heads_q / heads_kv), lane = threadIdx.x % 32;
+    const int i0 = ((seq_q + OWN - 1) / OWN - 1 - (int)(blockIdx.x / heads)) * OWN;
+    const int first = n.seen_by(i0).begin / KEYS, end = n.seen_by(min(i0 + OWN, seq_q) - 1).end;
+    const int turns = max(0, (end + KEYS - 1) / KEYS - first);
+    if (threadIdx.x < 128) {
+        registers_down<24>();
+        if (threadIdx.x >= 32) return;
+        if (threadIdx.x == 0) {
+            barrier_expect(shared + OWN_FULL, 2 * OWN_TILE);
+            copy_tile<OWN>(shared + FIRST, &q, shared + OWN_FULL, h, i0, b);
+            copy_tile<OWN>(shared + SECOND, &d_o, shared + OWN_FULL, h, i0, b);
+        }
+        for (int turn = 0; turn < turns; ++turn) {
+            const u32 stage = turn % STAGES, full = shared + FULL + 8 * stage, to = shared + PAIRS + stage * 2 * TILE;
+            barrier_wait(shared + FREE + 8 * stage, (turn / STAGES & 1) ^ 1);
+            if (threadIdx.x == 0) {
+                barrier_expect(full, 2 * TILE);
+                copy_tile<KEYS>(to, &k, full, head, (first + turn) * KEYS, b);
+                copy_tile<KEYS>(to + TILE, &v, full, head, (first + turn) * KEYS, b);
+            }
+            barrier_arrive(full);
+        }
+        return;
+    }
+    registers_up<240>();
+    const int own = threadIdx.x / 128 - 1, i = i0 + own * 64 + threadIdx.x / 32 % 4 * 16;
+    const u32 q_rows = shared + FIRST + own * 64 * ROW, d_o_rows = shared + SECOND + own * 64 * ROW;
+    const float factor = scale * LOG2_E;
+    float sum[DIM / 2], s[KEYS / 2], dp[KEYS / 2], base[2], row_delta[2];
+    u32 ds[KEYS / 16][4];
+    Keys seen[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        // Rows behind the last query repeat it; they are not stored.
+        const int at = min(i + half * 8 + lane / 4, seq_q - 1);
+        const i64 row = (i64)bh * seq_q + at;
+        base[half] = lse[row] * LOG2_E, row_delta[half] = delta[row];
+        if (base[half] == NEG_INFINITY) base[half] = -base[half];
+        seen[half] = n.seen_by(at);
+    }
+    const int all_begin = n.seen_by(min(i + 15, seq_q - 1)).begin, all_end = n.seen_by(min(i, seq_q - 1)).end;
+    const auto pair_at = [&](u32 turn) { return shared + PAIRS + turn % STAGES * 2 * TILE; };
+    const auto begin = [&](u32 turn) {
+        barrier_wait(shared + FULL + 8 * (turn % STAGES), turn / STAGES & 1);
+        product_begin();
+        begin_scores<KEYS>(s, q_rows, pair_at(turn));
+        begin_scores<KEYS>(dp, d_o_rows, pair_at(turn) + TILE);
+    };
+    const auto soften = [&](u32 turn) {
+        const int j0 = (first + turn) * KEYS;
+        if (j0 < all_begin || j0 + KEYS > all_end)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+                hide<KEYS>(s, half, seen[half].begin - j0 - lane % 4 * 2, seen[half].end - j0 - lane % 4 * 2);
+#pragma unroll
+        for (int x = 0; x < KEYS / 2; ++x) s[x] = exp2_fast(fmaf(s[x], factor, -base[x / 2 % 2]));
+    };
+    const auto differ = [&] {
+#pragma unroll
+        for (int x = 0; x < KEYS / 2; ++x) dp[x] = s[x] * (dp[x] - row_delta[x / 2 % 2]);
+    };
+    const auto sum_up = [&](u32 turn) {
+        begin_gather<KEYS>(sum, ds, pair_at(turn), turn > 0);
+        product_commit();
+    };
+    if (turns > 0) {
+        barrier_wait(shared + OWN_FULL, 0);
+        begin(0);
+        product_wait<0>();
+        product_done(s);
+        product_done(dp);
+        soften(0);
+        differ();
+        round_off<KEYS>(ds, dp);
+#pragma unroll 1
+        for (int turn = 1; turn < turns; ++turn) {
+            begin(turn);
+            sum_up(turn - 1);
+            product_wait<2>();
+            product_done(s);
+            soften(turn);
+            product_wait<1>();
+            product_done(dp);
+            differ();
+            product_wait<0>();
+            product_done(sum);
+            if (lane == 0) barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
+            round_off<KEYS>(ds, dp);
+        }
+        product_begin();
+        sum_up(turns - 1);
+        product_wait<0>();
+        product_done(sum);
+    } else {
+#pragma unroll
+        for (int x = 0; x < DIM / 2; ++x) sum[x] = 0.f;
+    }
+    named_sync(1 + own, 128);  // all of the warpgroup have read its Q
+    const i64 stride = (i64)heads_q * dim;
+    put_rows(sum, scale, q_rows + threadIdx.x / 32 % 4 * 16 * ROW, dq + ((i64)b * seq_q + i) * stride + (i64)h * dim, stride,
+             seq_q - i, dim, lane);
+}
