@@ -386,10 +386,18 @@ pub(crate) fn compare_times(
         let all = answer.rounds.values().copied().chain(answer.record.measurement());
         all.into_iter().any(|m| m.above_limit)
     };
+    let clock = |answer: &Answer<'_>| {
+        let name = answer.record.measurement()?.clock.split(';').next()?;
+        Some(name.to_string())
+    };
+    let (was_by, now_by) = (clock(was), clock(now));
     let fewest = old.samples.min(new.samples);
     let throttled = old.throttled + new.throttled;
     let mut judgement = if invalid(was) || invalid(now) {
         unclear("a time beyond what the device can do is invalid".into())
+    } else if was_by != now_by {
+        let name = |clock: Option<String>| clock.unwrap_or_default();
+        unclear(format!("taken by different clocks: {} and {}", name(was_by), name(now_by)))
     } else if fewest < options.min_samples {
         let lost = match throttled {
             0 => String::new(),
