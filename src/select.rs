@@ -10,7 +10,9 @@ use touchstone_reference::{Case, operation};
 /// Selection of workloads, shared by the commands that run cases.
 #[derive(clap::Args)]
 pub struct Selection {
-    /// Part of OPERATION/WORKLOAD (`ssm`, `attention.forward/prefill`), or one whole case id
+    /// Part of an operation's name (`ssm`, `attention.forward`) or, where no operation has it, of a workload's
+    /// (`prefill`); or OPERATION/WORKLOAD, the whole name of an operation or of its algorithm and part of a
+    /// workload's (`attention.forward/prefill`, `ssm.recurrence/`); or one whole case id
     pub filter: Option<String>,
     /// Only variants whose name contains this (`reference` is one)
     #[arg(long, value_name = "NAME")]
@@ -161,16 +163,9 @@ impl Selection {
             return Ok(vec![Selected { workload: "replay".into(), case: case(id)? }]);
         }
         let workloads = self.all()?;
-        let chosen: Vec<&Workload> = workloads
-            .iter()
-            .filter(|w| self.lets_through(w))
-            .filter(|w| self.filter.is_some() || own.is_none_or(|own| own.op() == w.op))
-            .collect();
-        if chosen.is_empty() {
-            bail!(
-                "no operation or workload matches '{}' (see `touchstone list`)",
-                self.filter.as_deref().unwrap_or_default()
-            );
+        let mut chosen = self.matching(&workloads)?;
+        if self.filter.is_none() {
+            chosen.retain(|w| own.is_none_or(|own| own.op() == w.op));
         }
         let selected: Vec<Selected> = chosen
             .iter()
@@ -196,10 +191,31 @@ impl Selection {
         }
     }
 
-    /// Whether the filter lets a workload through.
-    pub fn lets_through(&self, workload: &Workload) -> bool {
-        let name = format!("{}/{}", workload.op, workload.name);
-        self.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()))
+    /// The workloads that the filter names.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn matching<'w>(&self, workloads: &'w [Workload]) -> anyhow::Result<Vec<&'w Workload>> {
+        let Some(filter) = &self.filter else { return Ok(workloads.iter().collect()) };
+        let those = |test: &dyn Fn(&Workload) -> bool| -> Vec<&'w Workload> {
+            workloads.iter().filter(|w| test(w)).collect()
+        };
+        let is_whole = |w: &Workload, name: &str| {
+            w.op == name || w.op.split_once('.').is_some_and(|(vertical, _)| vertical == name)
+        };
+        let chosen = match filter.split_once('/') {
+            Some((op, name)) => those(&|w| is_whole(w, op) && w.name.contains(name)),
+            // `attention` is the algorithm: not also a workload of another one that is held against it.
+            None => match those(&|w| w.op.contains(filter.as_str())) {
+                none if none.is_empty() => those(&|w| w.name.contains(filter.as_str())),
+                of_operation => of_operation,
+            },
+        };
+        ensure!(
+            !chosen.is_empty(),
+            "no operation or workload matches '{filter}' (see `touchstone list`)"
+        );
+        Ok(chosen)
     }
 
     /// Refuses a variant name that no selected operation has: it would check nothing and pass.

@@ -38,6 +38,33 @@ fn unknown_names_are_refused_before_anything_runs() {
 }
 
 #[test]
+fn a_filter_names_operations_and_workloads_only_where_it_names_no_operation() {
+    let folder = folder();
+    let listed = |filter: &str| -> Vec<String> {
+        let output = touchstone(folder.path(), &["list", "--json", filter]);
+        assert_eq!(output.status.code(), Some(0), "{filter}");
+        let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let workloads = |operation: &serde_json::Value| -> Vec<String> {
+            let op = operation["operation"].as_str().unwrap().to_string();
+            let names = operation["workloads"].as_array().unwrap().iter();
+            names.map(|w| format!("{op}/{}", w["name"].as_str().unwrap())).collect()
+        };
+        list.iter().flat_map(workloads).collect()
+    };
+    let attention = listed("attention");
+    assert!(attention.iter().all(|name| name.starts_with("attention.")), "{attention:?}");
+    assert!(attention.iter().any(|name| name.starts_with("attention.decode/")), "{attention:?}");
+    let beside = listed("beside_attention");
+    assert!(beside.contains(&"recurrent.lstm/lstm_beside_attention".into()), "{beside:?}");
+    let whole = listed("ssm.recurrence/");
+    assert!(!whole.is_empty() && whole.iter().all(|name| name.starts_with("ssm.recurrence/")));
+    let prefill = listed("attention.forward/prefill");
+    assert!(prefill.iter().all(|n| n.starts_with("attention.forward/") && n.contains("prefill")));
+    assert!(prefill.len() < attention.len() && !prefill.is_empty(), "{prefill:?}");
+    refuses(folder.path(), &["list", "attention.forward/lstm"], &["attention.forward/lstm"]);
+}
+
+#[test]
 fn damaged_corpora_are_named_with_the_place() {
     let folder = folder();
     let bad = folder.path().join("bad.txt");

@@ -157,4 +157,4 @@ macro_rules! each_parser {
     };
 }
 
-each_parser! { case workloads records arpa corpus safetensors launch ptx_signature }
+each_parser! { case workloads records arpa corpus safetensors launch formula ptx_kernels ptx_signature }

@@ -294,7 +294,7 @@ fn two_builds_are_asked_in_turn_and_judged() {
         record::read(&folder.path().join(out)).unwrap()
     };
     let records = run("same.jsonl", &[]);
-    // A B A B: each round asks each case of both sides, A first.
+    // A B B A: each round asks each case of both sides, A first and B first by turns; an odd number is made even.
     let order: Vec<(u32, Side)> = records
         .iter()
         .map(|record| {
@@ -302,8 +302,9 @@ fn two_builds_are_asked_in_turn_and_judged() {
             (trial.round, trial.side)
         })
         .collect();
-    let expected: Vec<(u32, Side)> = (0..3)
-        .flat_map(|round| [Side::A, Side::B].repeat(3).into_iter().map(move |s| (round, s)))
+    let turn = |round| if round % 2 == 0 { [Side::A, Side::B] } else { [Side::B, Side::A] };
+    let expected: Vec<(u32, Side)> = (0..4)
+        .flat_map(|round| turn(round).repeat(3).into_iter().map(move |s| (round, s)))
         .collect();
     assert_eq!(order, expected);
     let binaries: BTreeSet<_> = records.iter().map(|r| &r.trial.as_ref().unwrap().binary).collect();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cpu_time::ThreadTime;
 use touchstone_cuda::{
     Gpu, Plan,
     gpu::{Cache, Prepared, Timing},
@@ -18,8 +19,10 @@ use crate::{
 /// How many samples to take.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Samples of each series on a GPU.
+    /// Most samples of each series on a GPU.
     pub gpu_samples: usize,
+    /// Time that a series may take on a GPU once it has [`FIRST_SAMPLES`].
+    pub gpu_budget: Duration,
     /// Most samples of a reference on the CPU.
     pub cpu_samples: usize,
     /// Time after which no further CPU sample is begun once there are [`LEAST_SAMPLES`].
@@ -34,17 +37,23 @@ pub struct Effort {
 const LEAST_SAMPLES: usize = 5;
 
 impl Effort {
-    /// For the default run: enough for a rank test among a hundred others to notice.
+    /// For the default run: enough for a rank test among a hundred others to notice. The slowest reference of the
+    /// quick workloads takes a second and a half, and gets its five samples.
     pub const QUICK: Self = Self {
-        gpu_samples: 15,
+        gpu_samples: 31,
+        gpu_budget: Duration::from_millis(100),
         cpu_samples: 11,
         cpu_budget: Duration::from_millis(300),
-        cpu_patience: Duration::from_secs(2),
+        cpu_patience: Duration::from_secs(10),
         slow_down: None,
     };
+    /// For one of several rounds of two builds in turn. Runs of microseconds scatter by a twentieth each on an H200,
+    /// which many samples even out at little cost.
+    pub const ROUND: Self = Self { gpu_samples: 101, ..Self::QUICK };
     /// For runs that are recorded.
     pub const FULL: Self = Self {
         gpu_samples: 31,
+        gpu_budget: Duration::from_secs(1),
         cpu_samples: 15,
         cpu_budget: Duration::from_secs(2),
         cpu_patience: Duration::from_secs(10),
@@ -67,13 +76,13 @@ pub fn cuda(
     limits: Option<&Limits>,
     effort: Effort,
 ) -> anyhow::Result<Measurement> {
-    let cold = prepared.time(Cache::Cold, effort.gpu_samples)?;
+    let cold = series(prepared, Cache::Cold, effort)?;
     let is_long = quartiles(&cold.samples_ns).is_some_and(|q| q.median > CACHES_MATTER_BELOW_NS);
     let (warm, warm_clock) = if is_long {
         let why = "no warm series: a run is too long for the caches to matter";
         (Timing::default(), why.to_string())
     } else {
-        let warm = prepared.time(Cache::Warm, effort.gpu_samples)?;
+        let warm = series(prepared, Cache::Warm, effort)?;
         let clock = format!("warm: {} runs a sample", warm.runs);
         (warm, clock)
     };
@@ -93,6 +102,26 @@ pub fn cuda(
         workspace_bytes: plan.scratch_bytes() as u64,
         kernels: kernels.collect(),
     })
+}
+
+/// Samples that a series has before it is known how many more there is time for.
+const FIRST_SAMPLES: usize = 9;
+
+/// Takes one series: as many samples as there is time for.
+fn series(prepared: &Prepared<'_>, cache: Cache, effort: Effort) -> anyhow::Result<Timing> {
+    /// What a sample takes beside the run: a flush of the cache, a wait for the device.
+    const BESIDE_NS: f64 = 60e3;
+    let mut timing = prepared.time(cache, FIRST_SAMPLES.min(effort.gpu_samples))?;
+    let Some(typical) = quartiles(&timing.samples_ns) else { return Ok(timing) };
+    let each_ns = typical.median * timing.runs as f64 + BESIDE_NS;
+    let affordable = (effort.gpu_budget.as_secs_f64() * 1e9 / each_ns) as usize;
+    let more = affordable.min(effort.gpu_samples).saturating_sub(FIRST_SAMPLES);
+    if more > 0 {
+        let rest = prepared.time(cache, more)?;
+        timing.throttled += rest.throttled;
+        timing.samples_ns.extend(rest.samples_ns);
+    }
+    Ok(timing)
 }
 
 /// The plan followed by a kernel of one warp that computes nothing of use for so long that the whole takes
@@ -137,7 +166,8 @@ fn is_above_limit(cold_ns: &[f64], work: &Work, limits: Option<&Limits>) -> bool
     }
 }
 
-/// Times the naive reference on the CPU; every sample computes the whole answer.
+/// Times the naive reference on the CPU; every sample computes the whole answer. The clock is that of the thread,
+/// which stands still while other processes have the processor: references run on one thread and wait for nothing.
 ///
 /// # Errors
 /// If the case is refused, which [`Problem::new`] has already ruled out.
@@ -149,7 +179,7 @@ pub fn reference(problem: &Problem, effort: Effort) -> anyhow::Result<Measuremen
         samples >= effort.cpu_samples || (samples > 0 && begin.elapsed() >= time)
     };
     while !enough(warm_ns.len()) {
-        let start = Instant::now();
+        let start = ThreadTime::now();
         let outputs = problem.operation.reference(&problem.case, &problem.inputs)?;
         if let Some(factor) = effort.slow_down {
             let until = start.elapsed().mul_f64(factor);
@@ -166,7 +196,7 @@ pub fn reference(problem: &Problem, effort: Effort) -> anyhow::Result<Measuremen
         .map(|(_, e)| e.shape().iter().product::<usize>() * e.dtype().bytes())
         .sum();
     Ok(Measurement {
-        clock: "host monotonic".into(),
+        clock: "thread CPU time".into(),
         warm_ns,
         peak_bytes: (problem.inputs.bytes() + outputs) as u64,
         ..Measurement::default()

@@ -139,7 +139,7 @@ pub enum Outcome {
 /// Timings of one variant on one case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Measurement {
-    /// The clock: `CUDA events`, `CUDA graph of N`, or `host monotonic`.
+    /// The clock, with what there is to say of a series after a semicolon: `CUDA events`, `thread CPU time`.
     pub clock: String,
     /// Samples with the L2 cache flushed before each, in nanoseconds, in the order taken.
     pub cold_ns: Vec<f64>,

@@ -15,7 +15,7 @@ mkdir -p "$out"
 "$touchstone" run --quick "$@" --against "$touchstone" --rounds "${ROUNDS:-24}" --seconds "${SECONDS_SAME:-95}" \
     --out "$out/same.jsonl"
 for factor in 1.05 1.10; do
-    "$touchstone" run --quick "$@" --against "$touchstone" --rounds 5 --seconds "${SECONDS_MADE:-30}" \
+    "$touchstone" run --quick "$@" --against "$touchstone" --rounds 6 --seconds "${SECONDS_MADE:-30}" \
         --slow-down "$factor" --out "$out/slow-$factor.jsonl"
 done
 "$touchstone" prove "$out/same.jsonl" --noise "$out/noise.json" \

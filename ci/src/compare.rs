@@ -6,7 +6,8 @@ use touchstone_bench::record::Record;
 
 use crate::{
     Entry, GateOptions, Place, Timing, Verdict,
-    gate::{Answer, Judgement, compare_times, decide_all, questions},
+    gate::{Answer, questions},
+    judgement::{Judgement, compare_times, decide_all},
     markdown::{milliseconds, table_cell},
 };
 

@@ -8,10 +8,10 @@ use serde::Serialize;
 use touchstone_bench::record::{Executor, Measurement, Outcome, Record, Side};
 
 use crate::{
-    Entry, Place, Timing, Verdict, Verdicts,
+    Entry, Place, Verdict, Verdicts,
     cost::compare_costs,
-    noise::{Mode, Noise},
-    statistics::{self, Change, Round},
+    judgement::{Judgement, compare_times, decide_all},
+    noise::{Asked, Noise},
 };
 
 /// Constants of the rule.
@@ -27,7 +27,7 @@ pub struct GateOptions {
     /// Fewer samples than this on either side allow no statement: 5, the fewest whose quartiles are not
     /// mere extremes.
     pub min_samples: usize,
-    /// Fewer rounds of an interleaved run than this allow no statement: 3.
+    /// Fewer rounds of an interleaved run than this allow no statement: 4.
     pub min_rounds: usize,
     /// Share of false ones accepted among all changes called real (Benjamini–Hochberg): 0.01.
     pub false_discovery: f64,
@@ -47,7 +47,7 @@ impl Default for GateOptions {
             cpu_effect: 0.10,
             least_effect: 0.01,
             min_samples: 5,
-            min_rounds: 3,
+            min_rounds: 4,
             false_discovery: 0.01,
             resamples: 1000,
             only: None,
@@ -58,12 +58,12 @@ impl Default for GateOptions {
 
 impl GateOptions {
     /// The smallest change of `record`'s time that counts.
-    fn effect(&self, record: &Record, place: &Place, mode: Mode) -> f64 {
+    pub(crate) fn effect(&self, record: &Record, asked: &Asked<'_>) -> f64 {
         let without = match record.executor {
             Executor::Cpu | Executor::Simulator => self.cpu_effect,
             Executor::Cuda => self.gpu_effect,
         };
-        self.noise.effect(record, place, mode, without, self.least_effect)
+        self.noise.effect(record, asked, without, self.least_effect)
     }
 }
 
@@ -75,7 +75,8 @@ impl GateOptions {
 /// - `Slower` and `Faster` need all of: a ratio of medians beyond the smallest effect that counts for the workload,
 ///   a bootstrap interval of that ratio that leaves out 1, and a Mann–Whitney p-value that survives the control of
 ///   false discoveries over all questions. A change that counts and lacks either proof is `Unclear`; so is
-///   one that does not count where the interval reaches past twice the effect.
+///   one that does not count where the interval reaches past twice the effect. Cold and warm samples are judged
+///   apart, each by its own effect: one series that is slower makes the question slower.
 /// - Exact costs have no chance in them: one counter that rises is `Slower`, falls alone are `Faster`.
 /// - No records at all, or no place in common, fails as a whole: see [`Verdicts::problem`].
 pub fn gate(baseline: &[Record], current: &[Record], options: &GateOptions) -> Verdicts {
@@ -135,18 +136,6 @@ fn judge_all(baseline: &[&Record], current: &[&Record], options: &GateOptions) -
     entries.sort_by_key(|entry| entry.verdict);
     let problem = problem(&baseline, &current);
     Verdicts { problem, options: options.clone(), entries, skipped }
-}
-
-/// Adjusts the p-values of all changes together, then decides each.
-pub(crate) fn decide_all<'j>(
-    judgements: impl Iterator<Item = &'j mut Judgement>,
-    options: &GateOptions,
-) {
-    let mut open: Vec<&mut Judgement> = judgements.filter(|j| j.change.is_some()).collect();
-    let p: Vec<f64> = open.iter().filter_map(|j| Some(j.change?.p)).collect();
-    for (judgement, q) in open.iter_mut().zip(statistics::adjusted(&p)) {
-        judgement.decide(q, options.false_discovery);
-    }
 }
 
 /// The answers of both sides to one question, by the place they were made in.
@@ -211,107 +200,6 @@ fn keep<'a>(
     }
 }
 
-/// The samples of both sides, round by round, in a series that all of them have: cold before warm. A stored
-/// answer is one round.
-pub(crate) fn paired_rounds<'a>(
-    old: &Answer<'a>,
-    new: &Answer<'a>,
-) -> Option<(&'static str, Vec<Round<'a>>)> {
-    let pairs: Vec<(&Measurement, &Measurement)> = match mode(old, new) {
-        Mode::Interleaved => old
-            .rounds
-            .iter()
-            .filter_map(|(round, old)| Some((*old, *new.rounds.get(round)?)))
-            .collect(),
-        Mode::Stored => vec![(old.record.measurement()?, new.record.measurement()?)],
-    };
-    let series = |samples: fn(&Measurement) -> &Vec<f64>| -> Option<Vec<Round<'a>>> {
-        let rounds: Vec<Round<'a>> =
-            pairs.iter().map(|(old, new)| (&samples(old)[..], &samples(new)[..])).collect();
-        let full = rounds.iter().all(|(old, new)| !old.is_empty() && !new.is_empty());
-        (full && !rounds.is_empty()).then_some(rounds)
-    };
-    let cold = series(|m| &m.cold_ns).map(|rounds| ("cold", rounds));
-    cold.or_else(|| series(|m| &m.warm_ns).map(|rounds| ("warm", rounds)))
-}
-
-fn mode(old: &Answer<'_>, new: &Answer<'_>) -> Mode {
-    match old.rounds.is_empty() || new.rounds.is_empty() {
-        true => Mode::Stored,
-        false => Mode::Interleaved,
-    }
-}
-
-/// A verdict with its reason and the times behind it. One that has a change is not decided before all
-/// changes are known.
-pub(crate) struct Judgement {
-    pub verdict: Verdict,
-    pub reason: String,
-    pub times: Option<(Timing, Timing)>,
-    pub rounds: usize,
-    /// Smallest change that counts.
-    pub effect: f64,
-    pub change: Option<Change>,
-    /// The change's p-value, adjusted.
-    pub q: Option<f64>,
-}
-
-impl Judgement {
-    fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self { verdict, reason, times: None, rounds: 0, effect: 0.0, change: None, q: None }
-    }
-
-    /// Gives the verdict on a change whose adjusted p-value is `q`.
-    fn decide(&mut self, q: f64, false_discovery: f64) {
-        use Verdict::{Faster, Same, Slower, Unclear};
-        let Some(Change { ratio, low, high, .. }) = self.change else { return };
-        let least = 1.0 + self.effect;
-        let counts = ratio > least || ratio < 1.0 / least;
-        let (verdict, reason) = if !counts {
-            let twice = 1.0 + 2.0 * self.effect;
-            match high <= twice && low >= 1.0 / twice {
-                true => (Same, format!("medians within {:.1} %", self.effect * 100.0)),
-                false => (Unclear, "too noisy to exclude a change that counts".to_string()),
-            }
-        } else if low <= 1.0 && high >= 1.0 {
-            (Unclear, "medians differ, but the interval of their ratio holds 1".to_string())
-        } else if q > false_discovery {
-            (Unclear, format!("medians differ, but chance may explain it (q = {q:.2})"))
-        } else {
-            let verdict = if ratio > 1.0 { Slower } else { Faster };
-            (verdict, format!("{ratio:.3}× the time (99 %: {low:.3} to {high:.3})"))
-        };
-        (self.verdict, self.reason, self.q) = (verdict, reason, Some(q));
-    }
-
-    pub(crate) fn entry(self, record: &Record, place: Place) -> Entry {
-        let median_ratio = |(old, new): &(Timing, Timing)| new.median_ns / old.median_ns;
-        let ratio = match (&self.change, &self.times) {
-            (Some(change), _) => Some(change.ratio),
-            (None, times) => times.as_ref().map(median_ratio).filter(|ratio| ratio.is_finite()),
-        };
-        let (baseline, current) = self.times.unzip();
-        Entry {
-            verdict: self.verdict,
-            reason: self.reason,
-            executor: record.executor,
-            workload: record.workload.clone(),
-            variant: record.variant.clone(),
-            inputs: record.inputs.clone(),
-            case: record.case.clone(),
-            place,
-            baseline,
-            current,
-            ratio,
-            interval: self.change.map(|change| [change.low, change.high]),
-            q: self.q,
-            effect: self.change.map(|_| self.effect),
-            rounds: self.rounds,
-        }
-    }
-}
-
 /// Judges one question in one place; `None` when neither side has anything to say.
 fn judge(
     old: Option<&Answer<'_>>,
@@ -356,59 +244,6 @@ fn judge(
             _ => Judgement::new(Same, "right; the baseline has no time"),
         },
     })
-}
-
-/// What two answers with times allow to say, up to the control of false discoveries: see [`decide_all`].
-pub(crate) fn compare_times(
-    was: &Answer<'_>,
-    now: &Answer<'_>,
-    place: &Place,
-    options: &GateOptions,
-) -> Judgement {
-    let unclear = |reason: String| Judgement::new(Verdict::Unclear, reason);
-    let Some((series, rounds)) = paired_rounds(was, now) else {
-        return unclear("no series of samples in common".into());
-    };
-    let mode = mode(was, now);
-    let pooled = |side: fn(&Round<'_>) -> Vec<f64>, answer: &Answer<'_>| {
-        let throttled = match mode {
-            Mode::Interleaved => answer.rounds.values().map(|m| m.throttled).sum(),
-            Mode::Stored => answer.record.measurement().map_or(0, |m| m.throttled),
-        };
-        Timing::of(series, &rounds.iter().flat_map(side).collect::<Vec<_>>(), throttled)
-    };
-    let old = pooled(|(old, _)| old.to_vec(), was);
-    let new = pooled(|(_, new)| new.to_vec(), now);
-    let (Some(old), Some(new)) = (old, new) else {
-        return unclear("no series of samples in common".into());
-    };
-    let invalid = |answer: &Answer<'_>| {
-        let all = answer.rounds.values().copied().chain(answer.record.measurement());
-        all.into_iter().any(|m| m.above_limit)
-    };
-    let fewest = old.samples.min(new.samples);
-    let throttled = old.throttled + new.throttled;
-    let mut judgement = if invalid(was) || invalid(now) {
-        unclear("a time beyond what the device can do is invalid".into())
-    } else if fewest < options.min_samples {
-        let lost = match throttled {
-            0 => String::new(),
-            n => format!(" ({n} were throttled and left out)"),
-        };
-        unclear(format!("too few samples: {fewest} of at least {}{lost}", options.min_samples))
-    } else if mode == Mode::Interleaved && rounds.len() < options.min_rounds {
-        unclear(format!("too few rounds: {} of at least {}", rounds.len(), options.min_rounds))
-    } else {
-        let seed = format!("{} {} {}", now.record.variant, now.record.inputs, now.record.case);
-        match statistics::change(&rounds, options.resamples, &seed) {
-            Some(change) => Judgement { change: Some(change), ..unclear("not decided".into()) },
-            None => unclear("a sample is zero or not a number".into()),
-        }
-    };
-    judgement.effect = options.effect(now.record, place, mode);
-    judgement.rounds = rounds.len();
-    judgement.times = Some((old, new));
-    judgement
 }
 
 /// Why the two sides cannot be compared at all, if so.

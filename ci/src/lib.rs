@@ -12,6 +12,7 @@ mod compare;
 mod cost;
 mod gate;
 mod github;
+mod judgement;
 mod junit;
 mod markdown;
 mod merge;

@@ -9,13 +9,14 @@ use touchstone_bench::record::{Outcome, Record, Side};
 
 use crate::{
     Place,
-    gate::{paired_rounds, questions, split},
+    gate::{questions, split},
+    judgement::paired_rounds,
     statistics,
     verdict::replace,
 };
 
 /// Version of the file.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// How the two sides of a comparison were taken.
 #[derive(
@@ -34,16 +35,18 @@ pub enum Mode {
 #[serde(deny_unknown_fields)]
 pub struct Noise {
     schema: u32,
-    /// Sorted by place, mode and workload.
+    /// Sorted by place, mode, workload and series.
     floors: Vec<Floor>,
 }
 
-/// The noise of one workload in one place.
+/// The noise of one series of a workload in one place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Floor {
     /// Operation and workload: `ssm.selective/selective_length_sweep`.
     pub workload: String,
+    /// `cold` or `warm`: a launch of microseconds is far quieter in a row of 64 than alone.
+    pub series: String,
     /// How the sides were taken.
     pub mode: Mode,
     /// Where.
@@ -52,6 +55,13 @@ pub struct Floor {
     pub comparisons: usize,
     /// The largest change that nothing caused, as a share: 0.02 is 2 %.
     pub largest: f64,
+}
+
+/// Which times of a workload are asked for.
+pub(crate) struct Asked<'a> {
+    pub place: &'a Place,
+    pub mode: Mode,
+    pub series: &'a str,
 }
 
 /// Half as much again as the largest change of an A/A history counts: the largest of n is exceeded about once in n
@@ -81,7 +91,7 @@ impl Noise {
     /// # Errors
     /// If two sides of an interleaved run are different binaries, or nothing can be compared with anything.
     pub fn learn(runs: &[Vec<Record>]) -> anyhow::Result<Self> {
-        let mut changes: BTreeMap<(Place, Mode, String), Vec<f64>> = BTreeMap::new();
+        let mut changes: Changes = BTreeMap::new();
         let mut stored: Vec<Vec<&Record>> = Vec::new();
         for run in runs {
             if run.iter().all(|record| record.trial.is_none()) {
@@ -115,8 +125,9 @@ impl Noise {
         if changes.is_empty() {
             bail!("nothing to learn from: it takes two runs, or one of a binary against itself");
         }
-        let floor = |((place, mode, workload), all): (_, Vec<f64>)| Floor {
+        let floor = |((place, mode, workload, series), all): (Key, Vec<f64>)| Floor {
             workload,
+            series: series.to_string(),
             mode,
             place,
             comparisons: all.len(),
@@ -125,22 +136,26 @@ impl Noise {
         Ok(Self { schema: SCHEMA, floors: changes.into_iter().map(floor).collect() })
     }
 
-    /// The floor of a record's workload in its place, if it was learned.
-    pub fn floor(&self, record: &Record, place: &Place, mode: Mode) -> Option<&Floor> {
+    /// The floor of a record's workload, if it was learned.
+    fn floor(&self, record: &Record, asked: &Asked<'_>) -> Option<&Floor> {
         let workload = workload_of(record);
-        self.floors.iter().find(|f| f.workload == workload && f.mode == mode && f.place == *place)
+        self.floors.iter().find(|f| {
+            f.workload == workload
+                && f.mode == asked.mode
+                && f.place == *asked.place
+                && f.series == asked.series
+        })
     }
 
     /// The smallest change of a record's time that counts: `without` where nothing was learned.
     pub(crate) fn effect(
         &self,
         record: &Record,
-        place: &Place,
-        mode: Mode,
+        asked: &Asked<'_>,
         without: f64,
         least: f64,
     ) -> f64 {
-        self.floor(record, place, mode).map_or(without, |floor| floor.effect(without, least))
+        self.floor(record, asked).map_or(without, |floor| floor.effect(without, least))
     }
 
     /// All floors.
@@ -175,13 +190,13 @@ impl Noise {
     }
 }
 
+/// Place, mode, operation with workload, series.
+type Key = (Place, Mode, String, &'static str);
+/// What changed though nothing caused it, as shares.
+type Changes = BTreeMap<Key, Vec<f64>>;
+
 /// Notes the change of every question that both sides answered with a time.
-fn note(
-    old: &[&Record],
-    new: &[&Record],
-    mode: Mode,
-    changes: &mut BTreeMap<(Place, Mode, String), Vec<f64>>,
-) {
+fn note(old: &[&Record], new: &[&Record], mode: Mode, changes: &mut Changes) {
     for sides in questions(old, new).values() {
         for (place, old) in &sides.old {
             let Some(new) = sides.new.get(place) else { continue };
@@ -189,11 +204,12 @@ fn note(
             if !measured(old.record) || !measured(new.record) {
                 continue;
             }
-            let Some((_, rounds)) = paired_rounds(old, new) else { continue };
-            let Some(change) = statistics::change(&rounds, 0, "") else { continue };
-            let size = change.ratio.max(1.0 / change.ratio) - 1.0;
-            let key = (place.clone(), mode, workload_of(new.record));
-            changes.entry(key).or_default().push(size);
+            for (series, rounds) in paired_rounds(old, new) {
+                let Some(change) = statistics::change(&rounds, 0, "") else { continue };
+                let size = change.ratio.max(1.0 / change.ratio) - 1.0;
+                let key = (place.clone(), mode, workload_of(new.record), series);
+                changes.entry(key).or_default().push(size);
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ pub struct Place {
     /// Driver version; none on the processor.
     pub driver: Option<String>,
     /// SM clock when the run began, to the nearest 90 MHz (six of the steps a GPU's clock takes); none where it
-    /// was not told.
+    /// was not told, and for the sides of an interleaved run: they meet whatever clocks there are in turn.
     pub clock_mhz: Option<u32>,
     /// Largest SM clock in MHz.
     pub max_clock_mhz: Option<u32>,
@@ -35,7 +35,10 @@ impl Place {
                 executor,
                 device: gpu.name.clone(),
                 driver: Some(gpu.driver.clone()),
-                clock_mhz: gpu.sm_clock_mhz.map(|mhz| (mhz + STEP_MHZ / 2) / STEP_MHZ * STEP_MHZ),
+                clock_mhz: gpu
+                    .sm_clock_mhz
+                    .filter(|_| record.trial.is_none())
+                    .map(|mhz| (mhz + STEP_MHZ / 2) / STEP_MHZ * STEP_MHZ),
                 max_clock_mhz: gpu.max_sm_clock_mhz,
             },
             (Executor::Cuda, None) => Self::without_driver(executor, "no CUDA device"),
@@ -59,7 +62,8 @@ impl fmt::Display for Place {
         }
         match (self.clock_mhz, self.max_clock_mhz) {
             (Some(clock), Some(max)) => write!(f, ", {clock} of {max} MHz"),
-            _ => Ok(()),
+            (None, Some(max)) => write!(f, ", at most {max} MHz"),
+            (_, None) => Ok(()),
         }
     }
 }

@@ -2,15 +2,15 @@
 //! one build measured against itself.
 //!
 //! The rounds of the A/A run are split in two. From one half noise is learned; from the other half runs are drawn: each
-//! takes some rounds and swaps the sides of each by a coin, which changes nothing where both sides are the same
-//! build. A run is a false alarm when any of its questions is called slower or faster. Power is seen in the same
+//! takes some rounds and draws in which of them side A was asked first, half of them as in a real run; to swap the
+//! sides changes nothing where both are the same build. A run is a false alarm when any of its questions is called slower or faster. Power is seen in the same
 //! runs after the samples of one side of some questions were multiplied by a factor: all that a real slow-down of that
 //! factor does to samples. Slow-downs that were really made (`run --slow-down`) are judged beside.
 
 use std::{collections::BTreeSet, fmt::Write};
 
 use anyhow::bail;
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use statrs::distribution::{Beta, ContinuousCDF};
 use touchstone_bench::{
@@ -18,10 +18,10 @@ use touchstone_bench::{
     record::{Outcome, Record, Side},
 };
 
-use crate::{GateOptions, Noise, Place, Verdict, gate_interleaved};
+use crate::{Floor, GateOptions, Noise, Place, Verdict, gate_interleaved};
 
 /// Rounds of a drawn run: what `touchstone run --against` takes unless told otherwise.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 6;
 /// Runs drawn to learn noise from.
 const LEARNING_RUNS: usize = 200;
 /// Slow-downs planted by multiplication.
@@ -81,8 +81,9 @@ pub fn prove(same: &[Record], made: &[(f64, Vec<Record>)], runs: usize) -> anyho
     if rounds.len() < 2 * (ROUNDS + 1) {
         bail!("{} rounds with times; it takes at least {}", rounds.len(), 2 * (ROUNDS + 1));
     }
+    // By twos, of which one begins with A and the other with B.
     let halves =
-        |parity| -> Vec<u32> { rounds.iter().copied().filter(|r| r % 2 == parity).collect() };
+        |parity| -> Vec<u32> { rounds.iter().copied().filter(|r| r / 2 % 2 == parity).collect() };
     let (learning, testing) = (halves(0), halves(1));
     let mut rng = ChaCha8Rng::seed_from_u64(4);
 
@@ -150,12 +151,15 @@ fn question(record: &Record) -> (String, String) {
     (record.variant.clone(), record.case.clone())
 }
 
-/// A run of some of `rounds`, in each of which a coin decides which side is which.
+/// A run of some of `rounds`, whose sides are swapped so that in half of them, drawn at random, A comes first.
 fn draw(records: &[Record], rounds: &[u32], rng: &mut ChaCha8Rng) -> Vec<Record> {
     let mut chosen = rounds.to_vec();
     chosen.shuffle(rng);
     chosen.truncate(ROUNDS);
-    let swapped: Vec<bool> = chosen.iter().map(|_| rng.random()).collect();
+    // In even rounds A came first; of those chosen, the first half is to be so.
+    let swapped: Vec<bool> = (0..chosen.len())
+        .map(|index| (index < chosen.len() / 2) != (chosen[index] % 2 == 0))
+        .collect();
     let take = |record: &Record| -> Option<Record> {
         let mut record = record.clone();
         let trial = record.trial.as_mut()?;
@@ -221,9 +225,10 @@ impl Proof {
             self.power.iter().map(|(_, s)| percent(*s)).collect::<Vec<_>>().join(" | "),
             if made.is_empty() { "–".to_string() } else { made.join(", ") },
         );
-        text += "\n| workload | largest change that nothing caused |\n|---|--:|\n";
+        text += "\n| workload | series | largest change that nothing caused |\n|---|---|--:|\n";
         for floor in self.noise.floors() {
-            let _ = writeln!(text, "| {} | {:.2} % |", floor.workload, floor.largest * 100.0);
+            let Floor { workload, series, largest, .. } = floor;
+            let _ = writeln!(text, "| {workload} | {series} | {:.2} % |", largest * 100.0);
         }
         text
     }

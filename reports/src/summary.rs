@@ -66,9 +66,8 @@ struct Highlight {
     memory: String,
     /// Speed against the first variant of the ladder.
     gain: String,
-    /// Speed of our fastest against the best peer, and that peer.
+    /// Speed of our fastest against the best peer; the one of both that is not the fastest of all is named.
     against_peer: String,
-    peer: String,
     /// What more memory buys, in words.
     buys: String,
 }
@@ -236,7 +235,7 @@ pub fn highlights(sheet: &Sheet<'_>) -> Vec<Highlights> {
             executor: executor_name(known.executor),
             single: stands.iter().all(|rows| rows.len() < 2),
             limits: rows.iter().any(|row| !row.limit.is_empty()),
-            peers: rows.iter().any(|row| !row.peer.is_empty()),
+            peers: rows.iter().any(|row| !row.against_peer.is_empty()),
             rows,
         })
     };
@@ -278,11 +277,11 @@ fn highlight(rows: &[&Row<'_>]) -> Option<Highlight> {
         .filter(|first| first.record.variant != fastest.record.variant)
         .and_then(|first| Some((first, first.valid_ns()? / ns)))
         .map(|(first, ratio)| format!("{} {}", units::times(ratio), first.record.variant));
-    let peer = best(true);
-    let against_peer = best(false)
-        .zip(peer)
-        .map(|((_, own), (_, peer))| units::times(peer / own))
-        .unwrap_or_default();
+    let against_peer = best(false).zip(best(true)).map(|((own, ns), (peer, peer_ns))| {
+        let other = if fastest.is_peer() { own } else { peer };
+        let name = other.record.variant.trim_start_matches("peer:");
+        format!("{} {name}", units::times(peer_ns / ns))
+    });
     Some(Highlight {
         op: fastest.record.op().to_string(),
         anchor: anchor(fastest.record.op()),
@@ -292,8 +291,7 @@ fn highlight(rows: &[&Row<'_>]) -> Option<Highlight> {
         limit: fastest.share_of_limit().map(units::percent).unwrap_or_default(),
         memory: fastest.peak_bytes().map(units::bytes).unwrap_or_default(),
         gain: gain.unwrap_or_default(),
-        against_peer,
-        peer: peer.map(|(row, _)| row.record.variant.clone()).unwrap_or_default(),
+        against_peer: against_peer.unwrap_or_default(),
         buys: buys.unwrap_or_default(),
     })
 }
@@ -304,12 +302,13 @@ fn buys(fastest: &Row<'_>, ns: f64, leanest: &Row<'_>, least: f64) -> String {
         return String::new();
     };
     if bytes <= least {
-        return "nothing: the fastest is the leanest".to_string();
+        return "nothing: it is the leanest".to_string();
     }
     let price = match (bytes / least - 1.0) * 100.0 {
-        more if more < 1.0 => "< 1 % more memory".to_string(),
-        more if more < 100.0 => format!("{more:.0} % more memory"),
-        _ => format!("{} the memory", units::times(bytes / least)),
+        more if more < 1.0 => "+ < 1 %".to_string(),
+        more if more < 100.0 => format!("+ {more:.0} %"),
+        _ => units::times(bytes / least),
     };
-    format!("{price}: {} the speed of {}", units::times(slow / ns), leanest.record.variant)
+    let leanest = leanest.record.variant.trim_start_matches("peer:");
+    format!("{price} for {} {leanest}", units::times(slow / ns))
 }

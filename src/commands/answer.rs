@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::new(arguments.device, arguments.limits)?;
     runner.only_variant = arguments.variant.clone();
     runner.time_references = !arguments.no_reference;
-    let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
+    let effort = if arguments.quick { Effort::ROUND } else { Effort::FULL };
     let effort = Effort { slow_down: arguments.slow_down, ..effort };
     let mut out = std::io::stdout().lock();
     writeln!(out)?;

@@ -182,9 +182,10 @@ fn learn(runs: &[Vec<Record>], path: &Path) -> anyhow::Result<ExitCode> {
             Mode::Stored => "stored",
         };
         println!(
-            "{:>7.2} %  largest of {} comparisons, {mode}: {} on {}",
+            "{:>7.2} %  largest of {} comparisons, {mode}, {}: {} on {}",
             floor.largest * 100.0,
             floor.comparisons,
+            floor.series,
             floor.workload,
             floor.place
         );

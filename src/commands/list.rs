@@ -30,14 +30,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             workload.cases.retain(|case| shard.holds(case));
         }
     }
-    let chosen: Vec<&Workload> =
-        workloads.iter().filter(|w| arguments.selection.lets_through(w)).collect();
-    if chosen.is_empty() {
-        anyhow::bail!(
-            "no operation or workload matches '{}'",
-            arguments.selection.filter.as_deref().unwrap_or_default()
-        );
-    }
+    let chosen = arguments.selection.matching(&workloads)?;
     let text = match arguments.json {
         true => serde_json::to_string_pretty(&as_json(&chosen))? + "\n",
         false => as_text(&chosen, arguments.cases),

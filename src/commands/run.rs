@@ -31,14 +31,14 @@ pub struct Arguments {
     /// Records file to create; it must not exist [default: report/records/DATE.jsonl]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Run another build too, A B A B …, to compare this one with it: its binary, or a worktree to build. It is
+    /// Run another build too, A B B A …, to compare this one with it: its binary, or a worktree to build. It is
     /// side A of the records, this build is side B; `touchstone gate RECORDS` then judges
     #[arg(long, value_name = "BINARY", conflicts_with_all = ["kernel", "inputs"])]
     against: Option<PathBuf>,
-    /// How often both builds are asked every case
-    #[arg(long, default_value_t = 5, value_name = "N", requires = "against")]
+    /// How often both builds are asked every case; an odd number is raised by one
+    #[arg(long, default_value_t = 6, value_name = "N", requires = "against")]
     rounds: u32,
-    /// Begin no further round after this time
+    /// Begin no further two rounds after this time
     #[arg(long, value_name = "S", requires = "against")]
     seconds: Option<u64>,
     /// Slow this build down by a factor, to see whether the gate notices

@@ -185,7 +185,7 @@ fn measurement(name: &str, ns: f64, peak: f64, gpu: bool) -> Measurement {
     };
     let cold = 1.0 + 0.5 * noise(name);
     Measurement {
-        clock: if gpu { "CUDA events" } else { "host monotonic" }.into(),
+        clock: if gpu { "CUDA events" } else { "thread CPU time" }.into(),
         cold_ns: (0..31).filter(|_| gpu).map(|i| sample("cold", cold, i)).collect(),
         warm_ns: (0..31).map(|i| sample("warm", 1.0, i)).collect(),
         throttled: 0,

@@ -7,7 +7,7 @@ use std::{io::Cursor, path::Path, sync::LazyLock};
 use touchstone_bench::{
     Outcome, Problem, Record, Runner, Task, corpus, exchange, record, workload,
 };
-use touchstone_cuda::{Custom, ptx};
+use touchstone_cuda::{Custom, ptx, simulator::kernel};
 use touchstone_reference::{Case, DType, Tensor, Tensors, ngram::arpa, operation};
 
 /// One parser.
@@ -136,6 +136,56 @@ pub const PARSERS: &[Parser] = &[
         ],
     },
     Parser {
+        name: "formula",
+        seeds: || FORMULAS.map(Vec::from).to_vec(),
+        read: formula,
+        words: &[
+            "div_ceil(",
+            "min(",
+            "max(",
+            "sqrt(",
+            "if(",
+            ")",
+            ",",
+            "x.len",
+            "batch",
+            "dtype",
+            "\"f32\"",
+            "/ 0",
+            "%",
+            "^",
+            "&&",
+            "!",
+            "==",
+            "=",
+            ";",
+            "9223372036854775807",
+            "1e308",
+        ],
+    },
+    Parser {
+        name: "ptx_kernels",
+        seeds: || vec![PTX.into(), ptx::module("ssm_sum").unwrap().into()],
+        read: kernels,
+        words: &[
+            ".entry k(",
+            ".reg .f32 %f<",
+            ".shared .align 16 .b8 s[",
+            ".param .u64",
+            "{",
+            "}",
+            "$L__BB0_1:",
+            "@%p1 bra",
+            "ld.global.v4.f32 {",
+            "st.shared.u32 [%r1+",
+            "add.s32 %r1, %r2, ",
+            "0f3F800000",
+            "ret;",
+            ".local",
+            "= {",
+        ],
+    },
+    Parser {
         name: "ptx_signature",
         seeds: || vec![PTX.into()],
         read: signature,
@@ -189,7 +239,7 @@ fn records_seeds() -> Vec<Vec<u8>> {
     let checked = runner.problem("fuzz", &PROBLEM, Task::Check).swap_remove(0);
     let right = checked.agreement().unwrap().clone();
     let measurement = record::Measurement {
-        clock: "host monotonic".into(),
+        clock: "thread CPU time".into(),
         cold_ns: vec![1.5, 2e9],
         kernels: vec![record::KernelResources::default()],
         ..Default::default()
@@ -306,6 +356,38 @@ fn launch(bytes: &[u8]) {
     let Problem { case, inputs, expected, .. } = &*PROBLEM;
     if let Ok(plan) = kernel.plan(case, inputs, expected) {
         assert!(!plan.steps().is_empty() && plan.scratch_bytes() < 1 << 50);
+    }
+}
+
+const FORMULAS: [&str; 4] = [
+    "div_ceil(batch * channels, 128)",
+    "if(dtype == \"f32\" && x.len > 4, min(x.0, 7) % 3, max(1, 2 ^ 3))",
+    "1.0 / sqrt(channels) - -seq_len",
+    "!(initial_state || x.1 >= 1e3)",
+];
+
+/// Every place of a formula: a size, a number, a condition, a name for others.
+fn formula(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let text = toml::Value::String(text.into());
+    for described in [
+        LAUNCH.replace("\"div_ceil(columns, 128)\"", &text.to_string()),
+        LAUNCH.replace("\"1.0 / sqrt(channels)\"", &text.to_string()),
+        LAUNCH.replace("\"batch * channels\"", &text.to_string()),
+        LAUNCH.replace("'field == \"real\" && dtype != \"bf16\"'", &text.to_string()),
+    ] {
+        launch(described.as_bytes());
+    }
+}
+
+/// What the simulator makes of a module.
+fn kernels(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(names) = kernel::kernels(text) else { return };
+    for name in names {
+        if let Ok(kernel) = kernel::Kernel::new("fuzz", text, &name) {
+            assert_eq!(kernel.name, name);
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //     ./own_program case.safetensors out.safetensors
 //     touchstone verify "$CASE" --output out.safetensors
 //
-// for a CASE of ssm.recurrence with real f32 numbers and no initial state. Replace recurrence() by a launch of your
+// for a CASE of ssm.recurrence with real f32 numbers and no initial state. Replace recurrence() by what launches your
 // own kernel. (If the kernel can be compiled alone, no program is needed: see ../cuda/recurrence.toml.)
 //
-//     c++ -std=c++17 -O2 -o own_program own_program.cpp
+//     nvcc -std=c++17 -O2 -x cu -o own_program own_program.cpp      the kernel of ../cuda/recurrence.cu, on a GPU
+//     c++ -std=c++17 -O2 -o own_program own_program.cpp             a loop on the CPU, where there is no nvcc
 
 #include <cstdint>
 #include <cstdio>
@@ -70,6 +71,31 @@ void write(const char* path, const std::string& name, const Tensor& tensor) {
 }
 
 // h[b, t, c] = a[b, t, c] * h[b, t-1, c] + x[b, t, c]
+#ifdef __CUDACC__
+#include "../cuda/recurrence.cu"
+
+void check(cudaError_t error) {
+    if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+Tensor recurrence(const Tensor& a, const Tensor& x) {
+    const long long steps = a.shape[1], channels = a.shape[2], columns = a.shape[0] * channels;
+    const size_t bytes = x.values.size() * sizeof(float);
+    Tensor h = x;
+    if (bytes == 0) return h;
+    float *on_device[3];
+    for (float*& buffer : on_device) check(cudaMalloc(&buffer, bytes));
+    auto [da, dx, dh] = on_device;
+    check(cudaMemcpy(da, a.values.data(), bytes, cudaMemcpyHostToDevice));
+    check(cudaMemcpy(dx, x.values.data(), bytes, cudaMemcpyHostToDevice));
+    const unsigned blocks = static_cast<unsigned>((columns + 255) / 256);
+    my_recurrence<<<blocks, 256>>>(dh, da, dx, nullptr, static_cast<int>(channels), columns, steps);
+    check(cudaGetLastError());
+    check(cudaMemcpy(h.values.data(), dh, bytes, cudaMemcpyDeviceToHost));
+    for (float* buffer : on_device) check(cudaFree(buffer));
+    return h;
+}
+#else
 Tensor recurrence(const Tensor& a, const Tensor& x) {
     const size_t steps = a.shape[1], channels = a.shape[2];
     Tensor h = x;
@@ -77,6 +103,7 @@ Tensor recurrence(const Tensor& a, const Tensor& x) {
         if (i / channels % steps) h.values[i] += a.values[i] * h.values[i - channels];
     return h;
 }
+#endif
 
 int main(int count, char** arguments) try {
     if (count != 3) throw std::runtime_error("usage: own_program CASE.safetensors OUT.safetensors");
