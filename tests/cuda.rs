@@ -21,14 +21,11 @@ use touchstone_bench::{
     workload,
 };
 use touchstone_cuda::{
-    Executor, Gpu, Plan, Prepared, Simulator, Variant,
-    simulator::{NotSimulated, TooLong},
-    variants,
+    Executor, Gpu, Plan, Prepared, Simulator, Variant, simulator::TooLong, variants,
 };
 use touchstone_reference::{
     Case, Tensors,
     acceptance::{chain, law},
-    operation,
 };
 
 mod planted;
@@ -238,16 +235,6 @@ fn regressions(op: &str) -> Vec<Case> {
         .collect()
 }
 
-/// Whether the simulator carries out what the variant's plans ask for, by the first known case it takes.
-fn is_simulated(variant: &Variant, known: &[Case]) -> bool {
-    let plan = known.iter().find_map(|case| {
-        let inputs = operation(case).ok()?.inputs(case).ok()?;
-        (variant.plan)(case, &inputs).ok()
-    });
-    let refused = |plan: &Plan| SIMULATOR.prepare(plan).err();
-    !plan.as_ref().and_then(refused).is_some_and(|error| error.is::<NotSimulated>())
-}
-
 fn main() {
     let arguments = Arguments::from_args();
     let absent = match Gpu::open(0) {
@@ -267,14 +254,10 @@ fn main() {
         for variant in variants().filter(|v| v.op == op) {
             let known = known.clone();
             let name = |property: &str| format!("{op}::{}::{property}", variant.name);
-            // Ignored, never passed, where there is only the simulator and it cannot run the variant.
-            let ignored = absent.is_some() && !is_simulated(variant, &known);
             let random = move || random_cases(variant);
-            let trial = Trial::test(name("agrees_with_the_reference"), random);
-            trials.push(trial.with_ignored_flag(ignored));
+            trials.push(Trial::test(name("agrees_with_the_reference"), random));
             let edges = move || all_agree(variant, &known);
-            let trial = Trial::test(name("agrees_on_edges_and_past_failures"), edges);
-            trials.push(trial.with_ignored_flag(ignored));
+            trials.push(Trial::test(name("agrees_on_edges_and_past_failures"), edges));
         }
     }
     for variant in variants().filter(|v| v.op == "acceptance.chain") {

@@ -5,7 +5,6 @@ use touchstone_cuda::{
     Executor, Plan, Prepared, Variant,
     gpu::{OutOfMemory, Poison},
     simulator::Fault,
-    simulator::NotSimulated,
 };
 use touchstone_reference::{Case, Operation, Outputs, Tensors, operation};
 
@@ -75,7 +74,7 @@ pub fn plan(variant: &Variant, problem: &Problem) -> Result<Plan, String> {
     (variant.plan)(&problem.case, &problem.inputs).map_err(|unsupported| unsupported.0)
 }
 
-/// Uploads a plan; lack of device memory is a reason to skip, and so is what the simulator cannot do.
+/// Uploads a plan; lack of device memory is a reason to skip.
 ///
 /// # Errors
 /// The driver's error.
@@ -87,8 +86,7 @@ pub fn prepare<'e, E: Executor>(
         Ok(prepared) => Ok(Ok(prepared)),
         Err(error) => {
             let lack = error.downcast_ref::<OutOfMemory>().map(ToString::to_string);
-            let gap = error.downcast_ref::<NotSimulated>().map(ToString::to_string);
-            lack.or(gap).map_or(Err(error), |reason| Ok(Err(reason)))
+            lack.map_or(Err(error), |reason| Ok(Err(reason)))
         }
     }
 }

@@ -5,6 +5,8 @@
 //! - [`instructions`]: what instructions do, one file for each family
 //! - [`numeric`]: what each instruction computes, as pure functions on bits
 //! - [`registers`], [`memory`], [`shared`]: what they do it to
+//! - [`mbarrier`]: barriers with phases, in shared memory
+//! - [`bulk`], [`products`]: what the copy engine and the tensor cores have under way
 //! - [`warp`], [`execute`], [`block`], [`launch`]: in which order, from 32 lanes up to the grid
 //! - [`monitor`]: what watches a run: race detection and exact costs plug in here
 //! - [`race`]: data races
@@ -16,17 +18,20 @@
 //! read back in the same way.
 
 mod block;
+pub mod bulk;
 pub mod cost;
 mod execute;
 pub mod fault;
 pub mod instructions;
 pub mod kernel;
 mod launch;
+pub mod mbarrier;
 pub mod memory;
 pub mod monitor;
 pub mod numeric;
 pub mod parse;
 mod prepared;
+mod products;
 pub mod race;
 pub mod registers;
 pub mod shared;
@@ -34,4 +39,4 @@ pub mod types;
 mod warp;
 
 pub use fault::Fault;
-pub use prepared::{NotSimulated, Prepared, Simulator, TooLong};
+pub use prepared::{Prepared, Simulator, TooLong};

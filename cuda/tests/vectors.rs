@@ -1,12 +1,14 @@
 //! The simulator's arithmetic against a GPU's: every instruction on edge values and random ones.
 //!
-//! `vectors/<family>.ptx` applies each instruction of a family to each of its inputs; `vectors/<family>.bin` is
-//! what an H100 made of it, with the inputs. Here both are compared with the simulator's functions, on any machine.
-//! On a machine with a GPU `TOUCHSTONE_RECORD_VECTORS=DIR` runs the PTX and writes the `.bin` files there;
+//! `vectors/<family>.ptx` applies each instruction of a family to each of its inputs; `vectors/<family>.bin.gz` is
+//! what a Hopper GPU made of it, with the inputs and its name. Here both are compared with the simulator's functions, on any machine.
+//! On a machine with a GPU `TOUCHSTONE_RECORD_VECTORS=DIR` runs the PTX and writes the `.bin.gz` files there;
 //! `TOUCHSTONE_ACCEPT=1` writes the `.ptx` files from the tables anew.
 
 #[path = "vectors/atomics.rs"]
 mod atomics;
+#[path = "vectors/bulk.rs"]
+mod bulk;
 #[path = "vectors/conversions.rs"]
 mod conversions;
 #[path = "vectors/copies.rs"]
@@ -19,6 +21,8 @@ mod family;
 mod floats;
 #[path = "vectors/integers.rs"]
 mod integers;
+#[path = "vectors/launches.rs"]
+mod launches;
 #[path = "vectors/record.rs"]
 mod record;
 #[path = "vectors/warpgroups.rs"]
@@ -91,14 +95,14 @@ fn main() {
 /// Whether results of a device are committed. Once some are, a family without its file is a failure.
 fn anything_is_recorded() -> Result<bool, Failed> {
     let mut files = std::fs::read_dir(folder())?.filter_map(Result::ok);
-    Ok(files.any(|file| file.path().extension().is_some_and(|end| end == "bin")))
+    Ok(files.any(|file| file.path().extension().is_some_and(|end| end == "gz")))
 }
 
 /// The recorded file of a family.
 fn recorded(name: &str) -> Result<Option<record::Recorded>, Failed> {
-    let path = folder().join(format!("{name}.bin"));
+    let path = folder().join(format!("{name}.bin.gz"));
     match std::fs::read(&path) {
-        Ok(bytes) => Ok(Some(record::Recorded::parse(&bytes)?)),
+        Ok(file) => Ok(Some(record::Recorded::parse(&record::decompress(&file)?)?)),
         Err(_) if !anything_is_recorded()? => Ok(None),
         Err(error) => Err(format!("{}: {error}", path.display()).into()),
     }

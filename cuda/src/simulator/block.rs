@@ -4,17 +4,21 @@
 //! everything that a kernel computes, even when its threads race.
 
 use super::{
+    bulk::{Counted, Engine},
     execute::{BARRIERS, BarrierState, Context, LaunchState},
     fault::{Fault, FaultKind, Hazard, Place, Side, Space},
     memory::Cells,
     monitor::{Monitor, Site},
     registers::{FULL, Position, Registers},
     shared::Shared,
-    warp::{Stop, Trouble, Warp},
+    warp::{Stop, Trouble, Wait, Warp},
 };
 
 /// Instructions of a warp's turn.
 const TURN: u32 = 4096;
+
+/// How often threads that sleep at mbarriers are woken in vain before they are taken to sleep for ever.
+const AWAKENINGS: u32 = 16;
 
 /// Whether a block goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ pub struct Block {
     shared: Shared,
     barriers: [BarrierState; BARRIERS],
     live: Vec<u32>,
+    engine: Engine,
 }
 
 impl Block {
@@ -84,6 +89,7 @@ impl Block {
             warps,
             shared: Shared::new(launch.shared_bytes),
             barriers: std::array::from_fn(|_| BarrierState::default()),
+            engine: Engine::default(),
         }
     }
 
@@ -98,6 +104,7 @@ impl Block {
             self.live[warp.index as usize] = warp.live;
         }
         self.shared.reset();
+        self.engine.reset();
         self.barriers = std::array::from_fn(|_| BarrierState::default());
     }
 
@@ -111,39 +118,99 @@ impl Block {
         monitor: &mut M,
         budget: u64,
     ) -> Result<Progress, Box<Fault>> {
-        let (mut issued, mut changed) = (0, false);
+        let (mut issued, mut changed, mut awakenings) = (0, false, 0);
         while issued < budget {
-            let mut moved = false;
+            let (mut moved, mut progressed) = (false, false);
             for at in 0..self.warps.len() {
-                let warp = &mut self.warps[at];
-                if warp.live == 0 {
+                if self.warps[at].live == 0 {
                     continue;
                 }
-                let before = warp.registers.position.clock;
+                let before = self.warps[at].registers.position.clock;
                 let mut progress = false;
-                let mut context = Context {
-                    launch,
-                    monitor: &mut *monitor,
-                    shared: &mut self.shared,
-                    barriers: &mut self.barriers,
-                    live: &mut self.live,
-                    block: self.index,
-                    progress: &mut progress,
-                };
+                let (warp, mut context) = self.context(launch, monitor, at, &mut progress);
+                context.time_is_over = awakenings > 0;
                 let outcome = warp.run(&mut context, TURN);
-                issued += warp.registers.position.clock - before;
+                issued += self.warps[at].registers.position.clock - before;
                 let stop = outcome.map_err(|trouble| self.fault(launch, at, trouble))?;
                 moved |= stop != Stop::Blocked || progress;
-                changed |= progress;
+                progressed |= progress;
             }
+            changed |= progressed;
             if self.warps.iter().all(|warp| warp.live == 0) {
+                self.finish_copies(launch, monitor)?;
                 return Ok(Progress::Done { issued });
             }
-            if !moved {
-                return Err(self.deadlock(launch, monitor));
+            if progressed {
+                awakenings = 0;
+            } else if self.land_oldest(launch, monitor)? {
+                changed = true;
+                awakenings = 0;
+            } else if !moved {
+                let sleeps = self.warps.iter().any(Warp::sleeps);
+                if !sleeps || awakenings == AWAKENINGS {
+                    return Err(self.deadlock(launch, monitor));
+                }
+                awakenings += 1;
             }
         }
         Ok(Progress::Working { changed, issued })
+    }
+
+    /// One warp, and what it runs in.
+    fn context<'b, 'l, M: Monitor>(
+        &'b mut self,
+        launch: &'b LaunchState<'l>,
+        monitor: &'b mut M,
+        warp: usize,
+        progress: &'b mut bool,
+    ) -> (&'b mut Warp, Context<'b, 'l, M>) {
+        let context = Context {
+            launch,
+            monitor,
+            shared: &mut self.shared,
+            engine: &mut self.engine,
+            barriers: &mut self.barriers,
+            live: &mut self.live,
+            block: self.index,
+            progress,
+            time_is_over: false,
+            woken: false,
+        };
+        (&mut self.warps[warp], context)
+    }
+
+    /// Lands the bulk copy that has been under way longest, if there is one.
+    fn land_oldest<M: Monitor>(
+        &mut self,
+        launch: &LaunchState<'_>,
+        monitor: &mut M,
+    ) -> Result<bool, Box<Fault>> {
+        let Some(copy) = self.engine.pop() else { return Ok(false) };
+        let (warp, pc, lanes) = (copy.site.warp as usize, copy.site.pc, 1 << copy.lane);
+        let mut progress = false;
+        let (_, mut context) = self.context(launch, monitor, warp, &mut progress);
+        let landed = context.land(copy);
+        landed.map_err(|hazard| self.fault(launch, warp, Trouble { pc, lanes, hazard }))?;
+        Ok(true)
+    }
+
+    /// All threads have exited: copies to global memory land, others must have.
+    fn finish_copies<M: Monitor>(
+        &mut self,
+        launch: &LaunchState<'_>,
+        monitor: &mut M,
+    ) -> Result<(), Box<Fault>> {
+        while let Some(copy) = self.engine.first() {
+            let needs_block = matches!(copy.counted, Counted::Mbarrier { .. }) || !copy.has_read;
+            if needs_block {
+                let note = "its block ends while the copy engine is at its shared memory";
+                let hazard = Box::new(Hazard::new(FaultKind::PendingCopy, note));
+                let trouble = Trouble { pc: copy.site.pc, lanes: 1 << copy.lane, hazard };
+                return Err(self.fault(launch, copy.site.warp as usize, trouble));
+            }
+            self.land_oldest(launch, monitor)?;
+        }
+        Ok(())
     }
 
     /// All warps wait and nothing can release them.
@@ -154,28 +221,39 @@ impl Block {
         });
         let warp = of_lanes.or_else(|| self.warps.iter().find(waits)).map_or(0, |w| w.index);
         let group = self.warps[warp as usize].waiting().copied();
+        if let Some(warp) = self.warps.iter().position(Warp::sleeps) {
+            return self.sleeps_for_ever(launch, warp);
+        }
         let Some(group) = group else {
             let hazard = Box::new(Hazard::new(FaultKind::Deadlock, "no thread can go on"));
             return self.fault(launch, warp as usize, Trouble { pc: 0, lanes: 1, hazard });
         };
         if group.wait == super::warp::Wait::Lanes {
             let mut progress = false;
-            let context = Context {
-                launch,
-                monitor,
-                shared: &mut self.shared,
-                barriers: &mut self.barriers,
-                live: &mut self.live,
-                block: self.index,
-                progress: &mut progress,
-            };
-            let trouble = self.warps[warp as usize].never_gathers(&context, group);
+            let (stuck, context) = self.context(launch, monitor, warp as usize, &mut progress);
+            let trouble = stuck.never_gathers(&context, group);
             return self.fault(launch, warp as usize, trouble);
         }
         let note = "some threads wait at this barrier, others never come to it";
         let hazard = Box::new(Hazard::new(FaultKind::DivergentBarrier, note));
         let trouble = Trouble { pc: group.pc.saturating_sub(1), lanes: group.lanes, hazard };
         self.fault(launch, warp as usize, trouble)
+    }
+
+    /// The fault of a thread that sleeps at an mbarrier whose phase can never end.
+    fn sleeps_for_ever(&self, launch: &LaunchState<'_>, warp: usize) -> Box<Fault> {
+        let asleep = |group: &&super::warp::Group| matches!(group.wait, Wait::Mbarrier { .. });
+        let (pc, lanes) =
+            self.warps[warp].groups().iter().find(asleep).map_or((0, 1), |g| (g.pc, g.lanes));
+        let left = |(at, object): (&usize, &super::mbarrier::Mbarrier)| {
+            let (pending, bytes) = (object.pending, object.bytes);
+            format!("at {at:#x} phase {} waits for {pending} arrivals, {bytes} bytes", object.phase)
+        };
+        let objects: Vec<String> = self.shared.mbarriers.iter().map(left).collect();
+        let note =
+            format!("a phase that cannot end is waited for; mbarriers: {}", objects.join("; "));
+        let hazard = Box::new(Hazard::new(FaultKind::Deadlock, note));
+        self.fault(launch, warp, Trouble { pc, lanes, hazard })
     }
 
     /// The fault of a block that runs and runs while nothing changes.

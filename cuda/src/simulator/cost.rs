@@ -8,14 +8,14 @@ mod banks;
 mod sectors;
 
 pub use banks::{Wavefronts, shared_wavefronts};
-pub use sectors::{SECTOR_BYTES, sectors};
+pub use sectors::{SECTOR_BYTES, sectors, sectors_of_ranges};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     fault::{Hazard, Space},
-    monitor::{AccessKind, Class, LaunchInfo, Monitor, Site, WarpAccess},
+    monitor::{AccessKind, BulkAccess, Class, LaunchInfo, Monitor, Site, WarpAccess},
 };
 
 /// What a plan cost: one entry for each kernel it launches, in order of first launch.
@@ -196,6 +196,10 @@ counters! {
     shared_atomic_requests,
     /// Requests of warps to local memory: registers that live in memory.
     local_requests,
+    /// Bulk copies that the copy engine was asked for.
+    bulk_copies,
+    /// Bytes of shared memory that those bring or take, what they fill in outside of a tensor included.
+    bulk_copy_bytes,
     /// Bytes that asynchronous copies bring from global to shared memory.
     async_copy_bytes,
 }
@@ -257,9 +261,22 @@ impl Counts {
         }
     }
 
+    /// Counts one bulk copy: it is one request, of all sectors that its ranges touch.
+    fn bulk(&mut self, copy: &BulkAccess<'_>) {
+        let shared = if copy.target.0 == Space::Shared { copy.target } else { copy.source };
+        self.bulk_copies += 1;
+        self.bulk_copy_bytes += shared.1.iter().map(|&(_, bytes)| u64::from(bytes)).sum::<u64>();
+        for ((space, ranges), reads) in [(copy.source, true), (copy.target, false)] {
+            if space == Space::Global {
+                let kind = if reads { AccessKind::AsyncRead } else { AccessKind::AsyncWrite };
+                self.global(kind, sectors_of_ranges(ranges));
+            }
+        }
+    }
+
     fn global(&mut self, kind: AccessKind, sectors: u64) {
         match kind {
-            AccessKind::Load | AccessKind::AsyncRead => {
+            AccessKind::Load | AccessKind::AsyncRead | AccessKind::ProxyRead => {
                 self.global_read_requests += 1;
                 self.global_read_sectors += sectors;
             }
@@ -273,7 +290,7 @@ impl Counts {
 
     fn shared(&mut self, kind: AccessKind, Wavefronts { taken, fewest }: Wavefronts) {
         match kind {
-            AccessKind::Load | AccessKind::AsyncRead => {
+            AccessKind::Load | AccessKind::AsyncRead | AccessKind::ProxyRead => {
                 self.shared_read_requests += 1;
                 self.shared_read_wavefronts += taken;
                 self.shared_read_conflicts += taken - fewest;
@@ -339,6 +356,11 @@ impl Monitor for Meter {
         Ok(())
     }
 
+    fn bulk_copy(&mut self, copy: &BulkAccess<'_>) -> Result<(), Hazard> {
+        self.counts.bulk(copy);
+        Ok(())
+    }
+
     fn barrier_arrives(&mut self, _: Site, _: u32, _: u32, _: bool) {
         self.counts.barriers += 1;
     }
@@ -347,7 +369,10 @@ impl Monitor for Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::monitor::{Order, Scope};
+    use crate::simulator::{
+        bulk::Counted,
+        monitor::{Order, Scope},
+    };
 
     const SITE: Site = Site { pc: 0, block: 0, warp: 0 };
 
@@ -399,6 +424,23 @@ mod tests {
         assert_eq!((counts.global_read_requests, counts.global_read_sectors), (1, 8));
         assert_eq!((counts.shared_write_requests, counts.shared_write_wavefronts), (1, 2));
         assert_eq!((counts.shared_write_conflicts, counts.async_copy_bytes), (0, 256));
+    }
+
+    #[test]
+    fn a_bulk_copy_is_one_request_of_all_its_sectors() {
+        let mut meter = Meter::default();
+        let (rows, tile) = ([(0, 64), (1024, 64)], [(0, 192)]);
+        let copy = BulkAccess {
+            site: SITE,
+            lane: 0,
+            source: (Space::Global, &rows),
+            target: (Space::Shared, &tile),
+            counted: Counted::Mbarrier { at: 4096, phase: 0 },
+        };
+        meter.bulk_copy(&copy).unwrap();
+        let counts = meter.counts;
+        assert_eq!((counts.bulk_copies, counts.bulk_copy_bytes), (1, 192));
+        assert_eq!((counts.global_read_requests, counts.global_read_sectors), (1, 4));
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! Carries out what registers alone cannot: branches, barriers, warp-wide instructions, memory.
 
 mod access;
+mod bulk_copy;
 mod copies;
 mod matrix;
+mod mbarrier;
 mod warpgroup;
 
 use std::sync::atomic::AtomicU64;
 
 use super::{
+    bulk::Engine,
     fault::{FaultKind, Hazard},
     instructions::{Barrier, Decoded, Op, Reduction},
     kernel::{Instruction, Kernel},
     memory::{Cells, Global},
     monitor::{Monitor, Scope, Site},
+    numeric::tensor::TensorMap,
     registers::{Registers, Source},
     shared::Shared,
     warp::{Next, Warp},
@@ -30,6 +34,8 @@ pub struct LaunchState<'l> {
     pub global: Global<'l>,
     /// The parameters' bytes.
     pub params: &'l Cells,
+    /// The plan's tensor maps, at their addresses.
+    pub maps: &'l [TensorMap],
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
     /// Threads in x, y, z.
@@ -65,6 +71,8 @@ pub struct Context<'b, 'l, M> {
     pub monitor: &'b mut M,
     /// The block's shared memory.
     pub shared: &'b mut Shared,
+    /// The block's bulk copies under way.
+    pub engine: &'b mut Engine,
     /// The block's barriers.
     pub barriers: &'b mut [BarrierState; BARRIERS],
     /// Lanes of each warp that have not exited.
@@ -73,6 +81,10 @@ pub struct Context<'b, 'l, M> {
     pub block: u64,
     /// Whether anything has changed that another thread could wait for.
     pub progress: &'b mut bool,
+    /// Whether lanes that sleep at an mbarrier wake though no phase has ended: `try_wait` may give up.
+    pub time_is_over: bool,
+    /// Whether the group that runs was woken so.
+    pub woken: bool,
 }
 
 impl<M: Monitor> Context<'_, '_, M> {
@@ -108,11 +120,17 @@ impl<M: Monitor> Context<'_, '_, M> {
             | Op::MatrixLoad(_)
             | Op::MatrixStore(_)
             | Op::WarpgroupProduct(_)
+            | Op::FenceProducts
+            | Op::CommitProducts
+            | Op::WaitProducts(_)
             | Op::Barrier(_)
                 if active != 0
                     && !warp.whole(group, active).map_err(|h| as_barrier(&decoded.op, h))? =>
             {
                 return Ok(Next::Gather);
+            }
+            Op::Mbarrier(op) if active != 0 && self.sleeps(warp, op, active)? => {
+                return Ok(Next::Sleep);
             }
             _ => {}
         }
@@ -139,7 +157,7 @@ impl<M: Monitor> Context<'_, '_, M> {
                 self.monitor.warp_exchange(site, active);
                 compute(&mut warp.registers, active)?;
             }
-            Op::Branch(_) | Op::Nothing => {}
+            Op::Branch(_) | Op::Nothing | Op::FenceProducts => {}
             Op::BranchIndexed(index, targets) => {
                 return self.branch_indexed(warp, *index, targets, active);
             }
@@ -153,6 +171,14 @@ impl<M: Monitor> Context<'_, '_, M> {
             Op::WaitCopies { pending, all } => {
                 self.wait_copies(warp, site, *pending, *all, active);
             }
+            Op::BulkCopy(copy) => self.bulk_copy(warp, site, copy, active)?,
+            Op::CommitBulk => self.commit_bulk(site, active),
+            Op::WaitBulk { pending, reads_only } => {
+                self.wait_bulk(site, *pending, *reads_only, active)?;
+            }
+            Op::Mbarrier(op) => self.mbarrier(warp, site, op, active)?,
+            Op::CommitProducts => self.commit_products(warp, site),
+            Op::WaitProducts(pending) => self.wait_products(warp, site, *pending)?,
             Op::MatrixLoad(load) => self.load_matrix(warp, site, load, active)?,
             Op::WarpgroupProduct(product) => self.multiply(warp, site, product, active)?,
             Op::MatrixStore(store) => self.store_matrix(warp, site, store, active)?,
@@ -163,6 +189,7 @@ impl<M: Monitor> Context<'_, '_, M> {
                 self.monitor.fence(site, Scope::Block, active);
                 self.monitor.proxy_fence(site, active);
             }
+            Op::MbarrierFence => self.monitor.mbarrier_fence(site, active),
         }
         Ok(Next::Advance)
     }

@@ -48,6 +48,8 @@ pub enum FaultKind {
     Race,
     /// A read by the asynchronous proxy of bytes that the generic proxy wrote, without a proxy fence.
     MissingProxyFence,
+    /// A use of a register that a `wgmma` under way reads or writes.
+    PendingProduct,
     /// A barrier that only part of the threads reach, in a form that needs all of them.
     DivergentBarrier,
     /// A warp-wide instruction whose mask names lanes that do not take part, or leaves out one that does.
@@ -72,6 +74,7 @@ impl fmt::Display for FaultKind {
             Self::PendingCopy => "access to bytes of an asynchronous copy that was not waited for",
             Self::Race => "data race",
             Self::MissingProxyFence => "missing proxy fence",
+            Self::PendingProduct => "use of a register of a matrix product that was not waited for",
             Self::DivergentBarrier => "divergent barrier",
             Self::WrongMask => "wrong member mask",
             Self::Deadlock => "deadlock",

@@ -9,6 +9,7 @@
 
 mod arithmetic;
 mod async_copy;
+mod bulk_copy;
 mod comparison;
 mod compute;
 mod control;
@@ -17,6 +18,7 @@ mod form;
 mod integer;
 mod logic;
 mod matrix;
+mod mbarrier;
 mod memory;
 mod movement;
 mod synchronization;
@@ -24,9 +26,11 @@ mod warp;
 mod warpgroup;
 
 pub use async_copy::AsyncCopy;
+pub use bulk_copy::{BulkCopy, Place};
 pub use compute::{Compute, Outcome};
 pub use form::{Form, Names, Refusal, Symbol};
 pub use matrix::{MatrixLoad, MatrixStore};
+pub use mbarrier::{Mbarrier, MbarrierAction, Phase};
 pub use memory::{Address, Atomic, Load, Store};
 pub use synchronization::{Barrier, Reduction};
 pub use warpgroup::{OperandA, WarpgroupProduct};
@@ -70,12 +74,31 @@ pub enum Op {
         /// Whether copies outside of any group must land too.
         all: bool,
     },
+    /// `cp.async.bulk`, of tensors too.
+    BulkCopy(Box<BulkCopy>),
+    /// `cp.async.bulk.commit_group`.
+    CommitBulk,
+    /// `cp.async.bulk.wait_group`: so many groups may stay under way.
+    WaitBulk {
+        /// Groups that may stay under way.
+        pending: u32,
+        /// `.read`: the others must have read their sources, and may still write.
+        reads_only: bool,
+    },
+    /// An instruction on an mbarrier.
+    Mbarrier(Mbarrier),
     /// `ldmatrix`.
     MatrixLoad(MatrixLoad),
     /// `stmatrix`.
     MatrixStore(MatrixStore),
     /// `wgmma.mma_async`.
     WarpgroupProduct(Box<WarpgroupProduct>),
+    /// `wgmma.fence`.
+    FenceProducts,
+    /// `wgmma.commit_group`.
+    CommitProducts,
+    /// `wgmma.wait_group`: so many groups may stay under way.
+    WaitProducts(u32),
     /// `bar`, `barrier`.
     Barrier(Barrier),
     /// `bar.warp.sync`.
@@ -84,6 +107,8 @@ pub enum Op {
     Fence(Scope),
     /// `fence.proxy.async`.
     ProxyFence,
+    /// `fence.mbarrier_init`.
+    MbarrierFence,
     /// Nothing to do: hints.
     Nothing,
 }
@@ -138,6 +163,7 @@ pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
         "bar" | "barrier" | "membar" | "fence" => synchronization::decode(form)?,
         "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" => warp::decode(form)?,
         "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => matrix::decode(form)?,
+        "mbarrier" => mbarrier::decode(form)?,
         "wgmma" => warpgroup::decode(form)?,
         _ => return Err(Refusal::Unknown),
     };

@@ -17,6 +17,9 @@ pub const SHARED_WINDOW: u64 = 1 << 60;
 /// Start of the local window in the generic address space.
 pub const LOCAL_WINDOW: u64 = 1 << 61;
 
+/// Start of the parameter window in the generic address space.
+pub const PARAM_WINDOW: u64 = 3 << 60;
+
 const SLOT: u32 = 36;
 const MIDDLE: u64 = 1 << (SLOT - 1);
 /// Slots from here on belong to the variables of the module that runs.
@@ -37,7 +40,8 @@ pub const fn space_of_generic(address: u64) -> Space {
     match address >> 60 {
         0 => Space::Global,
         1 => Space::Shared,
-        _ => Space::Local,
+        2 => Space::Local,
+        _ => Space::Param,
     }
 }
 
@@ -95,6 +99,22 @@ impl<'m> Global<'m> {
             }
         }
         Err(self.refusal(address, bytes, writes))
+    }
+
+    /// As [`Global::access`], of bytes that may begin anywhere.
+    ///
+    /// # Errors
+    /// If they are out of bounds, or written where they may only be read.
+    pub fn span(
+        &self,
+        address: u64,
+        bytes: u32,
+        writes: bool,
+    ) -> Result<(&'m Cells, usize), Hazard> {
+        let (first, at) = self.access(address, 1, writes)?;
+        self.access(address + u64::from(bytes.max(1)) - 1, 1, writes)
+            .map_err(|_| self.refusal(address, bytes, writes))?;
+        Ok((first, at))
     }
 
     #[cold]

@@ -5,7 +5,10 @@
 //! run in parallel, each chunk of consecutive blocks has a monitor of its own ([`Monitor::fork`]), and they
 //! are joined in the order of the blocks: what a monitor finds does not depend on the host's threads.
 
-use super::fault::{Hazard, Space};
+use super::{
+    bulk::Counted,
+    fault::{Hazard, Space},
+};
 
 /// Which instruction of which warp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub enum AccessKind {
     Reduction,
     /// The source side of an asynchronous copy.
     AsyncRead,
+    /// A read through the asynchronous proxy: operands of `wgmma`, which read until their group was waited for.
+    ProxyRead,
     /// The destination side of an asynchronous copy (`cp.async`): it lands when its group is waited for.
     AsyncWrite,
 }
@@ -65,7 +70,7 @@ pub enum AccessKind {
 impl AccessKind {
     /// Whether memory may change.
     pub const fn writes(self) -> bool {
-        !matches!(self, Self::Load | Self::AsyncRead)
+        !matches!(self, Self::Load | Self::AsyncRead | Self::ProxyRead)
     }
 
     /// Whether memory is read.
@@ -164,18 +169,33 @@ pub struct LaunchInfo<'a> {
 /// An event of an mbarrier object in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MbarrierEvent {
-    /// Initialised with that many expected arrivals.
-    Init(u32),
+    /// Initialised.
+    Init,
     /// An arrival, by a thread.
     Arrive,
     /// Bytes to expect before the phase may complete.
-    ExpectBytes(u32),
-    /// Bytes that an asynchronous copy has brought.
-    CompleteBytes(u32),
-    /// A wait on the phase of that parity that succeeded.
-    Waited(bool),
+    Expect,
+    /// All arrivals and bytes of the phase are in: it has ended.
+    PhaseEnds,
+    /// A wait for the end of a phase that succeeded.
+    Waited,
     /// The end of its life.
     Invalidate,
+}
+
+/// A bulk copy that one thread asks the copy engine for: each side's space, and ranges of bytes in it.
+#[derive(Clone, Copy, Debug)]
+pub struct BulkAccess<'a> {
+    /// Where.
+    pub site: Site,
+    /// The lane that asks.
+    pub lane: u32,
+    /// What is read.
+    pub source: (Space, &'a [(u64, u32)]),
+    /// What is written.
+    pub target: (Space, &'a [(u64, u32)]),
+    /// How the thread learns of its end.
+    pub counted: Counted,
 }
 
 /// Hears of everything a launch does. Every method has an empty default.
@@ -245,6 +265,30 @@ pub trait Monitor: Send + Sized {
     /// `cp.async.wait_group`: at most `pending` of each active lane's groups are still under way, all older
     /// ones have landed.
     fn copies_waited(&mut self, site: Site, pending: u32, active: u32) {}
+
+    /// A bulk copy, before it takes effect.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn bulk_copy(&mut self, copy: &BulkAccess<'_>) -> Result<(), Hazard> {
+        Ok(())
+    }
+
+    /// `cp.async.bulk.commit_group` by each active lane.
+    fn bulk_committed(&mut self, site: Site, active: u32) {}
+
+    /// `cp.async.bulk.wait_group`: all but the last `pending` bulk groups of each active lane have landed, or at
+    /// least read their sources.
+    fn bulk_waited(&mut self, site: Site, pending: u32, reads_only: bool, active: u32) {}
+
+    /// `wgmma.commit_group` by a warp.
+    fn products_committed(&mut self, site: Site) {}
+
+    /// `wgmma.wait_group` by a warp: all but the last `pending` groups are done.
+    fn products_waited(&mut self, site: Site, pending: u32) {}
+
+    /// `fence.mbarrier_init`: mbarriers initialised so far become visible to the copy engine.
+    fn mbarrier_fence(&mut self, site: Site, active: u32) {}
 
     /// An event of the mbarrier at that address of the block's shared memory. `lanes` is the mask of threads
     /// that do it; 0 when a copy engine does.
@@ -355,6 +399,36 @@ impl<A: Monitor, B: Monitor> Monitor for (A, B) {
     fn copies_waited(&mut self, site: Site, pending: u32, active: u32) {
         self.0.copies_waited(site, pending, active);
         self.1.copies_waited(site, pending, active);
+    }
+
+    fn bulk_copy(&mut self, copy: &BulkAccess<'_>) -> Result<(), Hazard> {
+        self.0.bulk_copy(copy)?;
+        self.1.bulk_copy(copy)
+    }
+
+    fn bulk_committed(&mut self, site: Site, active: u32) {
+        self.0.bulk_committed(site, active);
+        self.1.bulk_committed(site, active);
+    }
+
+    fn bulk_waited(&mut self, site: Site, pending: u32, reads_only: bool, active: u32) {
+        self.0.bulk_waited(site, pending, reads_only, active);
+        self.1.bulk_waited(site, pending, reads_only, active);
+    }
+
+    fn products_committed(&mut self, site: Site) {
+        self.0.products_committed(site);
+        self.1.products_committed(site);
+    }
+
+    fn products_waited(&mut self, site: Site, pending: u32) {
+        self.0.products_waited(site, pending);
+        self.1.products_waited(site, pending);
+    }
+
+    fn mbarrier_fence(&mut self, site: Site, active: u32) {
+        self.0.mbarrier_fence(site, active);
+        self.1.mbarrier_fence(site, active);
     }
 
     fn mbarrier(

@@ -16,24 +16,17 @@ use super::{
     launch::{Halt, launch},
     memory::{Cells, Global, Region, State, buffer_address, variable_address},
     monitor::{BufferInfo, Monitor},
+    numeric::tensor::TensorMap,
     race::Races,
 };
 use crate::{
     gpu::Poison,
-    plan::{Launch, Plan, Role, Step},
+    plan::{Arg, BufferMap, Launch, Plan, Role, Step},
     ptx,
 };
 
 /// Shared memory of a block beyond which a device of compute capability 9.0 refuses a launch.
 const MOST_SHARED_BYTES: usize = 227 * 1024;
-
-/// A plan asks for what the simulator does not carry out yet: a reason to leave it out, by name.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the simulator does not carry out {what}")]
-pub struct NotSimulated {
-    /// What the plan asks for.
-    pub what: &'static str,
-}
 
 /// A run was ended because it is too long to simulate: a reason to leave a case out, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,11 +101,8 @@ impl Simulator {
     /// Gives a plan its memory and decodes its kernels.
     ///
     /// # Errors
-    /// [`NotSimulated`] (to be downcast); else as [`Simulator::kernel`], or if a launch does not fit its kernel.
+    /// As [`Simulator::kernel`], or if a launch does not fit its kernel.
     pub fn prepare<'p>(&'p self, plan: &'p Plan) -> anyhow::Result<Prepared<'p>> {
-        if !plan.maps().is_empty() {
-            return Err(NotSimulated { what: "tensor copies and their mbarriers" }.into());
-        }
         let mut variables: HashMap<String, Vec<Region>> = HashMap::new();
         let mut kernels = Vec::new();
         for step in plan.steps() {
@@ -136,8 +126,13 @@ impl Simulator {
             Region { info, cells, read_only: false }
         });
         let buffers = RefCell::new(regions.collect());
+        let at = |map: &BufferMap| {
+            let address = buffer_address(map.buffer.0) + map.map.address;
+            TensorMap { address, ..map.map.clone() }
+        };
+        let maps = plan.maps().iter().map(at).collect();
         let cost = RefCell::default();
-        Ok(Prepared { simulator: self, plan, kernels, buffers, variables, cost })
+        Ok(Prepared { simulator: self, plan, kernels, buffers, maps, variables, cost })
     }
 }
 
@@ -175,6 +170,8 @@ pub struct Prepared<'p> {
     /// The kernel of each step that launches one.
     kernels: Vec<Option<Arc<Kernel>>>,
     buffers: RefCell<Vec<Region>>,
+    /// The plan's tensor maps, at their addresses.
+    maps: Vec<TensorMap>,
     variables: HashMap<String, Vec<Region>>,
     /// Of the first run that was watched to its end.
     cost: RefCell<Option<Cost>>,
@@ -243,15 +240,19 @@ impl Prepared<'_> {
         let buffers = self.buffers.borrow();
         let params = Cells::new(kernel.param_bytes);
         for (arg, &(offset, bytes)) in step.args.iter().zip(&kernel.params) {
-            // Plans with tensor maps are refused when they are prepared.
-            let bits = arg.bits(|id| buffer_address(id.0));
-            params.store(offset, bytes, bits);
+            if let Arg::TensorMap(map) = arg {
+                params.write(offset, &TensorMap::token(map.0));
+                params.write(offset + 16, &[0; TensorMap::PARAMETER_BYTES - 16]);
+            } else {
+                params.store(offset, bytes, arg.bits(|id| buffer_address(id.0)));
+            }
         }
         let variables = self.variables.get(step.module).map_or(&[][..], Vec::as_slice);
         let state = LaunchState {
             kernel,
             global: Global { buffers: &buffers, variables },
             params: &params,
+            maps: &self.maps,
             grid: step.grid,
             block: step.block,
             shared_bytes: kernel.static_shared_bytes + step.shared_bytes as usize,

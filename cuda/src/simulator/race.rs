@@ -9,29 +9,35 @@
 //! another writes after it, for all lanes have come so far; it does not make a write visible.
 //!
 //! So a race is found whatever order the accesses came in this time. What can be missed: a race among more
-//! than [`MOST_READS`] unordered readers of one word.
+//! than [`attempt::MOST_READS`] unordered readers of one word.
 
+mod attempt;
 mod clock;
+mod engine;
 mod order;
 mod shadow;
 
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use self::{
+    attempt::{Attempt, Collision},
     clock::{Know, Meeting, Thread},
+    engine::Engines,
     order::Publications,
-    shadow::{Cell, Manner, Mark, Shadow, Touch},
+    shadow::{Manner, Mark, Shadow, Slot, Touch},
 };
 use super::{
+    bulk::Counted,
     fault::{FaultKind, Hazard, Space},
-    monitor::{AccessKind, LaunchInfo, MbarrierEvent, Monitor, Order, Scope, Site, WarpAccess},
+    monitor::{
+        AccessKind, BulkAccess, LaunchInfo, MbarrierEvent, Monitor, Order, Scope, Site, WarpAccess,
+    },
 };
-
-/// Unordered readers that are remembered of one word; of those beyond, the oldest is forgotten.
-const MOST_READS: usize = 64;
 
 /// Finds data races of one launch after the other.
 #[derive(Debug, Default)]
@@ -50,127 +56,7 @@ struct Block {
     shared: Shadow,
     published: Publications,
     meetings: BTreeMap<u32, Meeting>,
-    mbarriers: BTreeMap<u64, Know>,
-}
-
-/// Why an access is a hazard: the access it collides with, and one lane of that.
-struct Collision {
-    kind: FaultKind,
-    touch: Touch,
-    mark: Mark,
-    lane: u32,
-}
-
-/// One lane's access, with what decides whether it collides.
-struct Attempt<'a> {
-    mark: Mark,
-    thread: usize,
-    know: &'a Know,
-    /// What it knows of reads.
-    reads: &'a Know,
-    /// What the asynchronous proxy may see, for an access through it.
-    proxied: Option<&'a Know>,
-    writes: bool,
-    atomic: bool,
-    communicates: bool,
-}
-
-impl Attempt<'_> {
-    fn misses(&self, mark: &Mark) -> Option<u32> {
-        self.know.misses(self.mark.block, self.thread, mark)
-    }
-
-    /// Whether an earlier access collides with this one.
-    fn collides(&self, touch: Touch, mark: &Mark) -> Option<Collision> {
-        let of = |kind, lane| Some(Collision { kind, touch, mark: *mark, lane });
-        if touch == Touch::Read && !self.writes {
-            return None;
-        }
-        if mark.stamp == Mark::UNDER_WAY {
-            return of(FaultKind::PendingCopy, mark.lanes.trailing_zeros());
-        }
-        if mark.manner == Manner::NonCoherent || self.mark.manner == Manner::NonCoherent {
-            // No order helps: the cache of that path may hold what was there when the kernel began.
-            return of(FaultKind::Race, mark.lanes.trailing_zeros());
-        }
-        let know = if touch == Touch::Read { self.reads } else { self.know };
-        if let Some(lane) = know.misses(self.mark.block, self.thread, mark) {
-            let same_block = mark.block == self.mark.block;
-            let agree = self.mark.manner.agrees(mark.manner, same_block);
-            return if agree { None } else { of(FaultKind::Race, lane) };
-        }
-        let lane = self.proxied?.misses(self.mark.block, usize::MAX, mark)?;
-        of(FaultKind::MissingProxyFence, lane)
-    }
-
-    /// Holds the access against what the cell remembers, then remembers it.
-    fn touch(&self, cell: &mut Cell) -> Result<(), Collision> {
-        // Most words are accessed again by the thread that accessed them last.
-        if let Some(collision) = cell.marks().find_map(|(touch, mark)| self.collides(touch, mark)) {
-            return Err(collision);
-        }
-        if self.writes {
-            self.remember_write(cell);
-        } else {
-            self.remember_read(cell);
-        }
-        Ok(())
-    }
-
-    fn remember_write(&self, cell: &mut Cell) {
-        let unseen = |mark: &Mark| !mark.is_empty() && self.misses(mark).is_some();
-        if !self.atomic && self.mark.manner == Manner::Weak {
-            // Everything before happened before.
-            cell.more = None;
-            cell.read = Mark::default();
-            cell.write = self.mark;
-            return;
-        }
-        if let Some(more) = &mut cell.more {
-            more.retain(|(_, mark)| unseen(mark));
-        }
-        if !unseen(&cell.read) {
-            cell.read = Mark::default();
-        }
-        let old = std::mem::replace(&mut cell.write, self.mark);
-        if unseen(&old) {
-            if old.matches(&self.mark) {
-                cell.write.lanes |= old.lanes;
-            } else {
-                cell.push(Touch::Write, old);
-                self.forget(cell);
-            }
-        }
-    }
-
-    fn remember_read(&self, cell: &mut Cell) {
-        if self.mark.manner == Manner::NonCoherent {
-            // One such reader is enough to forbid every write.
-            if cell.read.is_empty() {
-                cell.read = self.mark;
-            }
-        } else if cell.read.is_empty() || self.misses(&cell.read).is_none() {
-            cell.read = self.mark;
-        } else if cell.read.matches(&self.mark) {
-            cell.read.lanes |= self.mark.lanes;
-        } else {
-            cell.push(Touch::Read, self.mark);
-            self.forget(cell);
-        }
-    }
-
-    /// Keeps the memory of a cell bounded.
-    fn forget(&self, cell: &mut Cell) {
-        let Some(more) = &mut cell.more else { return };
-        if !self.communicates && cell.read.block != self.mark.block {
-            // Blocks that never talk are never ordered: to collide with a write of any block it takes one
-            // reader elsewhere, and that is the one outside of this list.
-            more.retain(|(_, mark)| mark.block == self.mark.block);
-        }
-        if more.len() > MOST_READS {
-            more.remove(0);
-        }
-    }
+    engines: Engines,
 }
 
 impl Races {
@@ -178,6 +64,8 @@ impl Races {
     fn hazard(space: Space, address: u64, lane: u32, collision: &Collision) -> Hazard {
         let Collision { kind, touch, mark, lane: other } = collision;
         let what = match (touch, mark.manner, mark.stamp) {
+            (Touch::Write, ..) if mark.engine != 0 => "a bulk copy not yet waited for",
+            (Touch::Read, ..) if mark.engine != 0 => "a bulk copy or product that may still read",
             (_, _, Mark::UNDER_WAY) => "an asynchronous copy not yet waited for",
             (Touch::Write, Manner::Strong | Manner::StrongInBlock, _) => "an atomic write",
             (Touch::Read, Manner::Strong | Manner::StrongInBlock, _) => "an atomic read",
@@ -189,14 +77,59 @@ impl Races {
         Hazard::new(*kind, what).of_lane(lane).at(space, address).against(site, *other)
     }
 
+    /// One lane's weak access to ranges of bytes, by itself or by an engine; gives its mark.
+    fn ask(
+        &mut self,
+        site: Site,
+        lane: u32,
+        (space, ranges): (Space, &[(u64, u32)]),
+        writes: bool,
+        engine: Option<(Slot, u32)>,
+    ) -> Result<Mark, Hazard> {
+        let (number, index) = (site.block as u32, thread(site, lane));
+        let Some(block) = self.running.get_mut(&number) else { return Ok(Mark::default()) };
+        let shadow = if space == Space::Shared { &mut block.shared } else { &mut self.global };
+        let me = &block.threads[index];
+        let (slot, stamp) = engine.unwrap_or((0, me.stamp));
+        let mark = Mark {
+            block: number,
+            pc: site.pc,
+            stamp,
+            lanes: 1 << lane,
+            warp: site.warp as u8,
+            manner: Manner::Weak,
+            engine: slot,
+        };
+        let attempt = Attempt {
+            mark,
+            thread: index,
+            know: &me.know,
+            reads: me.reads(),
+            proxied: engine.map(|_| &*me.proxied),
+            writes,
+            atomic: false,
+            communicates: self.communicates,
+        };
+        for &(address, bytes) in ranges {
+            shadow.visit(address, bytes, |at, cell| {
+                attempt.touch(cell).map_err(|hit| Self::hazard(space, at, lane, &hit))
+            })?;
+        }
+        Ok(mark)
+    }
+
     fn manner(access: &WarpAccess<'_>) -> Manner {
         let wide = access.scope >= Scope::Gpu || access.order == Order::Volatile;
         match (access.kind, access.order) {
             (AccessKind::AsyncWrite, _) => Manner::Copy,
             _ if access.non_coherent => Manner::NonCoherent,
-            (AccessKind::Load | AccessKind::Store | AccessKind::AsyncRead, Order::Weak) => {
-                Manner::Weak
-            }
+            (
+                AccessKind::Load
+                | AccessKind::Store
+                | AccessKind::AsyncRead
+                | AccessKind::ProxyRead,
+                Order::Weak,
+            ) => Manner::Weak,
             _ if wide => Manner::Strong,
             _ => Manner::StrongInBlock,
         }
@@ -264,7 +197,7 @@ impl Monitor for Races {
             shared: Shadow::default(),
             published: Publications::default(),
             meetings: BTreeMap::new(),
-            mbarriers: BTreeMap::new(),
+            engines: Engines::default(),
         };
         self.running.insert(block as u32, block_of);
     }
@@ -289,20 +222,25 @@ impl Monitor for Races {
             let address = access.addresses[lane as usize];
             let me = &mut block.threads[index];
             let under_way = kind == AccessKind::AsyncWrite;
+            let through_proxy = kind == AccessKind::ProxyRead;
+            let (engine, stamp) = match through_proxy {
+                true => block.engines.product(site.warp),
+                false => (0, if under_way { Mark::UNDER_WAY } else { me.stamp }),
+            };
             let attempt = Attempt {
                 mark: Mark {
                     block: number,
                     pc: site.pc,
-                    stamp: if under_way { Mark::UNDER_WAY } else { me.stamp },
+                    stamp,
                     lanes: 1 << lane,
                     warp: site.warp as u8,
                     manner,
+                    engine,
                 },
                 thread: index,
                 know: &me.know,
                 reads: me.reads(),
-                proxied: (kind == AccessKind::AsyncRead && space == Space::Shared)
-                    .then_some(&*me.proxied),
+                proxied: through_proxy.then_some(&*me.proxied),
                 writes: kind.writes(),
                 atomic: strong,
                 communicates: self.communicates,
@@ -389,6 +327,7 @@ impl Monitor for Races {
         let Some(block) = self.running.get_mut(&(site.block as u32)) else { return };
         for index in lanes(active).map(|lane| thread(site, lane)) {
             let me = &mut block.threads[index];
+            block.engines.fence(me, site.block as u32, index);
             me.proxied = me.hand_on(index).know().settled();
         }
     }
@@ -429,27 +368,66 @@ impl Monitor for Races {
     ) -> Result<(), Hazard> {
         let number = site.block as u32;
         let Some(block) = self.running.get_mut(&number) else { return Ok(()) };
-        let width = block.threads.len().next_multiple_of(32);
-        match event {
-            MbarrierEvent::Init(_) | MbarrierEvent::Invalidate => {
-                block.mbarriers.remove(&address);
-            }
-            MbarrierEvent::Arrive => {
-                let known = block.mbarriers.entry(address).or_insert_with(|| Know::nothing(width));
-                for index in lanes(members).map(|lane| thread(site, lane)) {
-                    known.absorb(number, number, &block.threads[index].hand_on(index).know());
-                }
-            }
-            MbarrierEvent::Waited(_) => {
-                let Some(known) = block.mbarriers.get(&address) else { return Ok(()) };
-                let known = [(number, Arc::new(known.clone()))];
-                for index in lanes(members).map(|lane| thread(site, lane)) {
-                    block.threads[index].learn(number, &known);
-                }
-            }
-            MbarrierEvent::ExpectBytes(_) | MbarrierEvent::CompleteBytes(_) => {}
+        if event != MbarrierEvent::Init {
+            return block.engines.event(&mut block.threads, site, address, event, members);
+        }
+        let lane = members.trailing_zeros();
+        let mark = self.ask(site, lane, (Space::Shared, &[(address, 8)]), true, None)?;
+        if let Some(block) = self.running.get_mut(&number) {
+            block.engines.init(address, mark, block.threads.len().next_multiple_of(32));
         }
         Ok(())
+    }
+
+    fn bulk_copy(&mut self, copy: &BulkAccess<'_>) -> Result<(), Hazard> {
+        let (site, index) = (copy.site, thread(copy.site, copy.lane));
+        let Some(block) = self.running.get_mut(&(site.block as u32)) else { return Ok(()) };
+        let [reads, writes] = block.engines.bulk(index, copy.counted);
+        if let Counted::Mbarrier { at, .. } = copy.counted {
+            block.engines.event(
+                &mut block.threads,
+                site,
+                at as u64,
+                MbarrierEvent::Expect,
+                1 << copy.lane,
+            )?;
+            block.engines.is_visible(&block.threads[index], index, at as u64)?;
+        }
+        self.ask(site, copy.lane, copy.source, false, Some(reads))?;
+        self.ask(site, copy.lane, copy.target, true, Some(writes))?;
+        Ok(())
+    }
+
+    fn bulk_committed(&mut self, site: Site, active: u32) {
+        let Some(block) = self.running.get_mut(&(site.block as u32)) else { return };
+        lanes(active).for_each(|lane| block.engines.bulk_committed(thread(site, lane)));
+    }
+
+    fn bulk_waited(&mut self, site: Site, pending: u32, reads_only: bool, active: u32) {
+        let number = site.block as u32;
+        let Some(block) = self.running.get_mut(&number) else { return };
+        for index in lanes(active).map(|lane| thread(site, lane)) {
+            let me = &mut block.threads[index];
+            block.engines.bulk_waited(me, (number, index), pending, reads_only);
+        }
+    }
+
+    fn products_committed(&mut self, site: Site) {
+        let Some(block) = self.running.get_mut(&(site.block as u32)) else { return };
+        block.engines.products_committed(site.warp);
+    }
+
+    fn products_waited(&mut self, site: Site, pending: u32) {
+        let Some(block) = self.running.get_mut(&(site.block as u32)) else { return };
+        block.engines.products_waited(&mut block.threads, site, pending);
+    }
+
+    fn mbarrier_fence(&mut self, site: Site, active: u32) {
+        let number = site.block as u32;
+        let Some(block) = self.running.get_mut(&number) else { return };
+        for index in lanes(active).map(|lane| thread(site, lane)) {
+            block.engines.fence(&block.threads[index], number, index);
+        }
     }
 }
 

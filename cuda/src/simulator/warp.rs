@@ -17,6 +17,7 @@ use super::{
     instructions::Op,
     memory::Cells,
     monitor::Monitor,
+    products::Products,
     registers::{FULL, Registers, Source, lanes},
 };
 
@@ -34,6 +35,11 @@ pub enum Wait {
         /// The phase in which it arrived.
         phase: u64,
     },
+    /// The end of a phase of an mbarrier.
+    Mbarrier {
+        /// Phases of the block's mbarriers that had ended when it fell asleep.
+        ended: u64,
+    },
 }
 
 /// Lanes at the same instruction.
@@ -47,6 +53,8 @@ pub struct Group {
     pub wait: Wait,
     /// Turns it has used up while others could run.
     turns: u32,
+    /// Whether it was woken at an mbarrier though no phase had ended.
+    woken: bool,
 }
 
 /// A copy of `cp.async` under way.
@@ -69,7 +77,7 @@ pub struct Copy {
 pub enum Stop {
     /// All its lanes have exited.
     Exited,
-    /// Every group waits for a barrier, or for lanes that do.
+    /// Every group waits for a barrier or an mbarrier, or for lanes that do.
     Blocked,
     /// Its turn is over.
     Tired,
@@ -101,6 +109,8 @@ pub enum Next {
     Gather,
     /// Go on behind this instruction when the barrier's phase is over.
     Barrier(u32, u64),
+    /// Sleep at this instruction until a phase of an mbarrier ends.
+    Sleep,
 }
 
 /// One warp.
@@ -119,6 +129,8 @@ pub struct Warp {
     pub copies: Vec<Copy>,
     /// Copy groups that each lane has committed.
     pub committed: [u32; 32],
+    /// `wgmma` under way.
+    pub products: Products,
 }
 
 impl Warp {
@@ -132,6 +144,7 @@ impl Warp {
             local,
             copies: Vec::new(),
             committed: [0; 32],
+            products: Products::new(),
         }
     }
 
@@ -140,12 +153,24 @@ impl Warp {
         self.registers.reset();
         self.live = live;
         self.groups.clear();
-        self.groups.push(Group { pc: 0, lanes: live, wait: Wait::Running, turns: 0 });
+        let wait = Wait::Running;
+        self.groups.push(Group { pc: 0, lanes: live, wait, turns: 0, woken: false });
         for cells in &mut self.local {
             cells.fill(0, super::memory::State::Fresh);
         }
         self.copies.clear();
         self.committed = [0; 32];
+        self.products.reset();
+    }
+
+    /// Its groups of lanes.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Whether lanes sleep at an mbarrier.
+    pub fn sleeps(&self) -> bool {
+        self.groups.iter().any(|group| matches!(group.wait, Wait::Mbarrier { .. }))
     }
 
     /// A group that waits, for the report of a deadlock.
@@ -167,7 +192,9 @@ impl Warp {
                     return Ok(Stop::Exited);
                 }
                 let stuck = self.groups.iter().find(|group| group.wait == Wait::Lanes);
-                let barrier = |group: &Group| matches!(group.wait, Wait::Barrier { .. });
+                let barrier = |group: &Group| {
+                    matches!(group.wait, Wait::Barrier { .. } | Wait::Mbarrier { .. })
+                };
                 return match stuck {
                     Some(group) if !self.groups.iter().any(barrier) => {
                         Err(self.never_gathers(context, *group))
@@ -203,7 +230,14 @@ impl Warp {
                 context.finish_barrier(&mut self.registers, id, group.pc - 1, group.lanes);
                 group.wait = Wait::Running;
             }
+            if let Wait::Mbarrier { ended } = group.wait
+                && (context.shared.phases_ended != ended || context.time_is_over)
+            {
+                group.wait = Wait::Running;
+                group.woken = context.shared.phases_ended == ended;
+            }
         }
+        context.time_is_over = false;
         if self.groups.len() > 1 {
             self.merge();
         }
@@ -241,6 +275,7 @@ impl Warp {
         left: &mut u32,
     ) -> Result<(), Trouble> {
         let Group { mut pc, lanes: group, .. } = self.groups[turn];
+        context.woken = std::mem::take(&mut self.groups[turn].woken);
         let alone = self.groups.len() == 1;
         // Lanes that run beside others look after each instruction whether they have met them.
         let mut patience = if alone { u32::MAX } else { 2048 };
@@ -258,14 +293,21 @@ impl Warp {
             let next = match &instruction.decoded.op {
                 Op::Compute(compute) => {
                     context.count(self.index, pc, &instruction.decoded, active);
-                    if active != 0 {
-                        compute(&mut self.registers, active).map_err(|h| trouble(h, active))?;
+                    if active != 0
+                        && let Err(hazard) = compute(&mut self.registers, active)
+                    {
+                        let hazard = self
+                            .of_products(hazard, |registers| compute(registers, active).is_ok());
+                        return Err(trouble(hazard, active));
                     }
                     Next::Advance
                 }
-                _ => context
-                    .execute(self, pc, instruction, group, active)
-                    .map_err(|hazard| trouble(hazard, active))?,
+                _ => match context.execute(self, pc, instruction, group, active) {
+                    Ok(next) => next,
+                    Err(hazard) => {
+                        return Err(trouble(self.of_products(hazard, |_| true), active));
+                    }
+                },
             };
             self.registers.position.clock += 1;
             *left -= 1;
@@ -295,6 +337,22 @@ impl Warp {
         }
     }
 
+    /// Names a register without a value as one of a product under way, when `helps` says that it is.
+    #[cold]
+    fn of_products(
+        &mut self,
+        mut hazard: Box<Hazard>,
+        helps: impl FnOnce(&mut Registers) -> bool,
+    ) -> Box<Hazard> {
+        if hazard.kind == FaultKind::UninitializedRegister && self.products.are_under_way() {
+            self.products.reveal(&mut self.registers);
+            if helps(&mut self.registers) {
+                hazard.kind = FaultKind::PendingProduct;
+            }
+        }
+        hazard
+    }
+
     /// What ends a group's turn.
     fn part<M: Monitor>(
         &mut self,
@@ -311,7 +369,8 @@ impl Warp {
             Next::Split(to, lanes) => {
                 group.lanes &= !lanes;
                 let turns = group.turns;
-                self.groups.push(Group { pc: to, lanes, wait: Wait::Running, turns });
+                let wait = Wait::Running;
+                self.groups.push(Group { pc: to, lanes, wait, turns, woken: false });
             }
             Next::Exit(lanes) => {
                 group.lanes &= !lanes;
@@ -332,6 +391,10 @@ impl Warp {
                 group.wait = Wait::Lanes;
             }
             Next::Barrier(id, phase) => group.wait = Wait::Barrier { id, phase },
+            Next::Sleep => {
+                group.pc = pc;
+                group.wait = Wait::Mbarrier { ended: context.shared.phases_ended };
+            }
         }
     }
 

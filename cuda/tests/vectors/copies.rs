@@ -1,233 +1,244 @@
-//! `cp.async.bulk.tensor`: boxes of a matrix copied through tensor maps, inside and across its edges.
+//! `cp.async.bulk.tensor`: boxes of tensors of one to five dimensions, copied through tensor maps to shared memory
+//! and back, inside and across their edges.
 
-use std::mem::MaybeUninit;
+use std::fmt::Write;
 
-use cudarc::{
-    driver::{DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, sys},
-    nvrtc::Ptx,
-};
 use touchstone_cuda::simulator::numeric::tensor::{Swizzle, TensorMap, tensor_map::Fill};
 
-use super::{family::Words, record::Device, warps::Group};
+use super::{
+    family::Words,
+    launches::{Launch, Launches, Over, bytes, words},
+};
 
-/// Copies of several boxes through several maps of one matrix of halves, which is the input.
-pub struct Copies {
-    matrix: Vec<u32>,
-    maps: Vec<(String, TensorMap)>,
+/// Words of the tensor, and of what each launch gives.
+const TENSOR: usize = 1248;
+
+/// A map, and where boxes of it begin.
+struct Tile {
+    name: &'static str,
+    map: TensorMap,
+    corners: [&'static [i32]; 4],
 }
 
-/// Halves between rows of the matrix, and its rows and columns.
-const PITCH: usize = 104;
-const ROWS: usize = 24;
-const COLUMNS: usize = 100;
-/// First element of each box: column, row.
-const CORNERS: [[i32; 2]; 4] = [[8, 3], [0, 0], [-5, 20], [90, -2]];
-/// Words that a box may take in shared memory.
-const WORDS: usize = 512;
+/// A tensor's sizes, the bytes between its neighbours, the box.
+type Sizes<'a> = (&'a [u64], &'a [u64], &'a [u32]);
+
+fn tile(
+    name: &'static str,
+    element_bytes: u32,
+    (dims, strides, box_dims): Sizes<'_>,
+    swizzle: Swizzle,
+    corners: [&'static [i32]; 4],
+) -> Tile {
+    let map = TensorMap {
+        address: 0,
+        element_bytes,
+        dims: dims.to_vec(),
+        strides_bytes: strides.to_vec(),
+        box_dims: box_dims.to_vec(),
+        element_strides: vec![1; dims.len()],
+        swizzle,
+        ..TensorMap::default()
+    };
+    Tile { name, map, corners }
+}
+
+/// The engine reads 16 bytes at a time: a box begins at a multiple of them along dimension 0.
+fn tiles() -> Vec<Tile> {
+    use Swizzle::{Bytes32, Bytes64, Bytes128, None};
+    const EDGES: [&[i32]; 4] = [&[8, 3], &[0, 0], &[-8, 20], &[88, -2]];
+    let halves = |columns: u32| [columns, 16];
+    let matrix = |name, columns: u32, swizzle| {
+        tile(name, 2, (&[100, 24], &[208], &halves(columns)), swizzle, EDGES)
+    };
+    let mut nan = matrix("2d, nan fill", 32, None);
+    nan.map.fill = Fill::Nan;
+    let mut rows = matrix("2d, every other row", 32, Bytes64);
+    rows.map.element_strides = vec![1, 2];
+    vec![
+        tile("1d", 2, (&[2400], &[], &[256]), None, [&[0], &[1296], &[-16], &[2392]]),
+        matrix("2d, no swizzle", 64, None),
+        matrix("2d, swizzle 32", 16, Bytes32),
+        matrix("2d, swizzle 64", 32, Bytes64),
+        matrix("2d, swizzle 128", 64, Bytes128),
+        matrix("2d, swizzle 128, narrow", 32, Bytes128),
+        nan,
+        rows,
+        tile(
+            "2d, bytes",
+            1,
+            (&[200, 24], &[208], &[64, 16]),
+            Bytes64,
+            [&[16, 3], &[0, 0], &[-16, 20], &[192, -2]],
+        ),
+        tile(
+            "2d, words",
+            4,
+            (&[50, 24], &[208], &[16, 16]),
+            Bytes64,
+            [&[4, 3], &[0, 0], &[-4, 20], &[44, -2]],
+        ),
+        tile(
+            "3d, swizzle 32",
+            2,
+            (&[40, 6, 8], &[96, 576], &[16, 4, 4]),
+            Bytes32,
+            [&[8, 1, 2], &[0, 0, 0], &[-8, 4, -1], &[32, -2, 6]],
+        ),
+        tile(
+            "4d",
+            2,
+            (&[24, 4, 5, 3], &[64, 256, 1280], &[8, 2, 3, 2]),
+            None,
+            [&[8, 1, 1, 1], &[0, 0, 0, 0], &[-8, 3, -1, 2], &[16, -1, 4, -1]],
+        ),
+        // As attention reads its tiles: rows of one head.
+        tile(
+            "4d, swizzle 128",
+            2,
+            (&[64, 2, 9, 2], &[128, 256, 2304], &[64, 1, 16, 1]),
+            Bytes128,
+            [&[0, 1, 0, 1], &[0, 0, 4, 0], &[0, 1, -3, 0], &[0, 2, 0, 1]],
+        ),
+        tile(
+            "5d",
+            2,
+            (&[8, 3, 4, 5, 3], &[16, 64, 256, 1280], &[8, 2, 2, 3, 2]),
+            None,
+            [&[0, 1, 1, 1, 1], &[0, 0, 0, 0, 0], &[-8, 2, -1, 3, 0], &[0, -1, 3, -2, 2]],
+        ),
+    ]
+}
 
 /// The whole group.
-pub fn group() -> Copies {
-    let mut words = Words(7);
-    let matrix = (0..PITCH * ROWS / 2).map(|_| words.next() as u32).collect();
-    let mut maps = vec![];
-    let mut add = |name: &str, columns: u32, swizzle: Swizzle, strides: [u32; 2], fill: Fill| {
-        maps.push((
-            name.to_owned(),
-            TensorMap {
-                address: 0,
-                element_bytes: 2,
-                dims: vec![COLUMNS as u64, ROWS as u64],
-                strides_bytes: vec![2 * PITCH as u64],
-                box_dims: vec![columns, 16],
-                element_strides: strides.to_vec(),
-                swizzle,
-                fill,
-                ..TensorMap::default()
-            },
-        ));
-    };
-    add("no swizzle", 64, Swizzle::None, [1, 1], Fill::Zeros);
-    add("swizzle 32", 16, Swizzle::Bytes32, [1, 1], Fill::Zeros);
-    add("swizzle 64", 32, Swizzle::Bytes64, [1, 1], Fill::Zeros);
-    add("swizzle 128", 64, Swizzle::Bytes128, [1, 1], Fill::Zeros);
-    add("swizzle 128, narrow", 32, Swizzle::Bytes128, [1, 1], Fill::Zeros);
-    add("nan fill", 32, Swizzle::None, [1, 1], Fill::Nan);
-    add("every other row", 32, Swizzle::Bytes64, [1, 2], Fill::Zeros);
-    add("every other column", 64, Swizzle::None, [2, 1], Fill::Zeros);
-    Copies { matrix, maps }
-}
-
-/// The driver's 128 bytes.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Opaque([u64; 16]);
-
-// SAFETY: plain bytes.
-unsafe impl DeviceRepr for Opaque {}
-
-fn encode(map: &TensorMap) -> Result<Opaque, String> {
-    use sys::{
-        CUtensorMapDataType_enum as Data, CUtensorMapFloatOOBfill_enum as Outside,
-        CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
-        CUtensorMapSwizzle_enum as Mode,
-    };
-    map.validate()?;
-    let mode = match map.swizzle {
-        Swizzle::None => Mode::CU_TENSOR_MAP_SWIZZLE_NONE,
-        Swizzle::Bytes32 => Mode::CU_TENSOR_MAP_SWIZZLE_32B,
-        Swizzle::Bytes64 => Mode::CU_TENSOR_MAP_SWIZZLE_64B,
-        Swizzle::Bytes128 => Mode::CU_TENSOR_MAP_SWIZZLE_128B,
-    };
-    let outside = match map.fill {
-        Fill::Zeros => Outside::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        Fill::Nan => Outside::CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA,
-    };
-    let mut opaque = MaybeUninit::<Opaque>::zeroed();
-    // SAFETY: the arrays have as many entries as the rank says; the map is 64-byte aligned.
-    unsafe {
-        sys::cuTensorMapEncodeTiled(
-            opaque.as_mut_ptr().cast(),
-            Data::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            map.dims.len() as u32,
-            map.address as *mut _,
-            map.dims.as_ptr(),
-            map.strides_bytes.as_ptr(),
-            map.box_dims.as_ptr(),
-            map.element_strides.as_ptr(),
-            Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            mode,
-            Promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
-            outside,
-        )
-    }
-    .result()
-    .map_err(|error| format!("{error:?}"))?;
-    // SAFETY: all bytes were zeroed at least.
-    Ok(unsafe { opaque.assume_init() })
-}
-
-impl Group for Copies {
-    fn name(&self) -> &'static str {
-        "tensor_copy"
-    }
-
-    fn inputs(&self) -> &[u32] {
-        &self.matrix
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.maps.iter().map(|(name, _)| name.clone()).collect()
-    }
-
-    fn ptx(&self) -> String {
-        PTX.to_owned()
-    }
-
-    fn run(&self, device: &Device) -> Result<Vec<Vec<u32>>, String> {
-        let text = |error: cudarc::driver::DriverError| format!("{error:?}");
-        let stream = &device.stream;
-        let module = stream.context().load_module(Ptx::from_src(PTX)).map_err(text)?;
-        let function = module.load_function("tensor_copy").map_err(text)?;
-        let matrix = stream.clone_htod(&self.matrix).map_err(text)?;
-        let corners = stream.clone_htod(&CORNERS.concat()).map_err(text)?;
-        let mut all = vec![];
-        for (_, map) in &self.maps {
-            let address = matrix.device_ptr(stream).0;
-            let opaque = encode(&TensorMap { address, ..map.clone() })?;
-            let bytes = map.box_bytes();
-            let mut output = stream.alloc_zeros::<u32>(CORNERS.len() * WORDS).map_err(text)?;
-            let config = LaunchConfig {
-                grid_dim: (CORNERS.len() as u32, 1, 1),
-                block_dim: (128, 1, 1),
-                shared_mem_bytes: 0,
-            };
-            // SAFETY: a box has at most WORDS words, which each block writes.
-            unsafe {
-                stream
-                    .launch_builder(&function)
-                    .arg(&opaque)
-                    .arg(&corners)
-                    .arg(&mut output)
-                    .arg(&bytes)
-                    .launch(config)
+pub fn group() -> Launches {
+    let mut random = Words(7);
+    let mut instructions = vec![];
+    for stores in [false, true] {
+        for tile in tiles() {
+            // A stored box has no fill, and skips nothing.
+            let skips = tile.map.element_strides.iter().any(|stride| *stride != 1);
+            if stores && (skips || tile.map.fill == Fill::Nan) {
+                continue;
             }
-            .map_err(text)?;
-            all.push(stream.clone_dtoh(&output).map_err(text)?);
+            let name = format!("{} {}", if stores { "store" } else { "load" }, tile.name);
+            let launches = tile.corners.iter().map(|corner| launch(&tile.map, corner, stores));
+            instructions.push((name, launches.collect()));
         }
-        Ok(all)
     }
-
-    fn objections(&self, index: usize, inputs: &[u32], device: &[u32]) -> Vec<String> {
-        let (name, map) = &self.maps[index];
-        let mut objections = vec![];
-        for (corner, device) in CORNERS.iter().zip(device.chunks(WORDS)) {
-            let ours = copied(map, corner, inputs);
-            if let Some(word) = (0..WORDS).find(|i| ours[*i] != device[*i]) {
-                objections.push(format!(
-                    "{name}, box at {corner:?}, word {word}: {:#x} instead of {:#x}",
-                    device[word], ours[word]
-                ));
-            }
-        }
-        objections
+    Launches {
+        name: "tensor_copy",
+        ptx: ptx(),
+        inputs: (0..TENSOR).map(|_| random.next() as u32).collect(),
+        threads: 128,
+        words: TENSOR,
+        instructions,
     }
 }
 
-/// Shared memory after the copy of a box into 2 KiB of words that were all ones.
-fn copied(map: &TensorMap, corner: &[i32], matrix: &[u32]) -> Vec<u32> {
-    let matrix: Vec<u8> = matrix.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let mut memory = vec![0xff_u8; 4 * WORDS];
+/// Stored boxes may hang over the far edges, but begin within the tensor.
+fn launch(map: &TensorMap, corner: &[i32], stores: bool) -> Launch {
+    let least = if stores { 0 } else { i32::MIN };
+    let corner: Vec<i32> = corner.iter().map(|x| *x.max(&least)).collect();
+    let mut numbers: Vec<u32> = corner.iter().map(|x| *x as u32).collect();
+    let way = if stores { "store" } else { "load" };
+    if !stores {
+        numbers.push(map.box_bytes());
+    }
+    let copied = map.clone();
+    Launch {
+        entry: format!("{way}_{}d", corner.len()),
+        map: Some((map.clone(), if stores { Over::Results } else { Over::Inputs })),
+        numbers,
+        expected: Box::new(move |inputs| {
+            words(&if stores {
+                stored(&copied, &corner, inputs)
+            } else {
+                loaded(&copied, &corner, inputs)
+            })
+        }),
+    }
+}
+
+/// Results after the copy of a box into shared memory that was all ones; what follows it is not written.
+fn loaded(map: &TensorMap, corner: &[i32], inputs: &[u32]) -> Vec<u8> {
+    let (tensor, mut memory) = (bytes(inputs), vec![0xff; 4 * TENSOR]);
     map.traverse(corner, 0, |piece| {
         for i in 0..piece.bytes as usize {
             let outside = (map.fill_bytes() >> (8 * (i % map.element_bytes as usize))) as u8;
-            let byte = piece.global.map_or(outside, |address| matrix[address as usize + i]);
+            let byte = piece.global.map_or(outside, |address| tensor[address as usize + i]);
             memory[piece.shared as usize + i] = byte;
         }
     });
-    memory.chunks(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+    memory
 }
 
-const PTX: &str = "// A box of a tensor, copied to shared memory at each of several corners: one block each.
-// Written by tests/vectors.rs; TOUCHSTONE_ACCEPT=1 writes it anew.
-.version 8.4
-.target sm_90
-.address_size 64
+/// A tensor that was all ones, after the copy of a box from shared memory that held the first inputs.
+fn stored(map: &TensorMap, corner: &[i32], inputs: &[u32]) -> Vec<u8> {
+    let (memory, mut tensor) = (bytes(inputs), vec![0xff; 4 * TENSOR]);
+    map.traverse_stored(corner, 0, |piece| {
+        if let Some(address) = piece.global {
+            let (to, from, count) = (address as usize, piece.shared as usize, piece.bytes as usize);
+            tensor[to..to + count].copy_from_slice(&memory[from..from + count]);
+        }
+    });
+    tensor
+}
 
-.visible .entry tensor_copy(.param .align 64 .b8 map[128], .param .u64 corners, .param .u64 results, .param .u32 bytes)
-{
-    .reg .pred %first, %done, %more;
-    .reg .b32 %x, %y, %lane, %case, %index, %address, %base, %barrier, %bytes, %word;
-    .reg .b64 %at, %out, %to, %map, %state;
+fn ptx() -> String {
+    let mut text = String::from(
+        "// Boxes of tensors, copied to shared memory and back.\n\
+         // Written by tests/vectors.rs; TOUCHSTONE_ACCEPT=1 writes it anew.\n\
+         .version 8.4\n.target sm_90\n.address_size 64\n",
+    );
+    for rank in 1..=5 {
+        let list = |of: &dyn Fn(usize) -> String| (0..rank).map(of).collect::<Vec<_>>().join(", ");
+        let params = list(&|i| format!(".param .u32 x{i}"));
+        let registers = list(&|i| format!("%x{i}"));
+        let mut loads = String::new();
+        for i in 0..rank {
+            writeln!(loads, "    ld.param.u32 %x{i}, [x{i}];").expect("a string takes text");
+        }
+        for (way, more, body) in [("load", ", .param .u32 bytes", LOAD), ("store", "", STORE)] {
+            let body = body.replace("COORDINATES", &registers).replace("RANK", &rank.to_string());
+            write!(
+                text,
+                "\n.visible .entry {way}_{rank}d(.param .align 64 .b8 map[128], .param .u64 inputs, \
+                 .param .u64 results, {params}{more})\n{{\n    .reg .b32 {registers};\n{HEAD}{loads}{body}}}\n"
+            )
+            .expect("a string takes text");
+        }
+    }
+    text
+}
+
+const HEAD: &str = "    .reg .pred %first, %done, %more;
+    .reg .b32 %lane, %index, %address, %base, %barrier, %bytes, %word;
+    .reg .b64 %at, %map;
     .shared .align 1024 .b8 memory[2048];
     .shared .align 8 .b64 barrier;
     mov.u32 %lane, %tid.x;
-    mov.u32 %case, %ctaid.x;
-    ld.param.u64 %at, [corners];
-    ld.param.u64 %out, [results];
-    ld.param.u32 %bytes, [bytes];
-    cvta.to.global.u64 %at, %at;
-    cvta.to.global.u64 %out, %out;
-    mad.wide.u32 %at, %case, 8, %at;
-    mad.wide.u32 %out, %case, 2048, %out;
-    ld.global.v2.b32 {%x, %y}, [%at];
     mov.u32 %base, memory;
     mov.u32 %barrier, barrier;
     mov.b64 %map, map;
     cvta.param.u64 %map, %map;
+    setp.eq.u32 %first, %lane, 0;
     mov.u32 %index, %lane;
+";
+
+const LOAD: &str = "    ld.param.u32 %bytes, [bytes];
 CLEAR:
     mad.lo.u32 %address, %index, 4, %base;
     st.shared.b32 [%address], 0xffffffff;
     add.u32 %index, %index, 128;
     setp.lt.u32 %more, %index, 512;
     @%more bra CLEAR;
-    setp.eq.u32 %first, %lane, 0;
     @%first mbarrier.init.shared::cta.b64 [%barrier], 1;
     fence.proxy.async;
     bar.sync 0;
     @!%first bra WAIT;
-    mbarrier.arrive.expect_tx.shared::cta.b64 %state, [%barrier], %bytes;
-    cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%base], [%map, {%x, %y}], [%barrier];
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [%barrier], %bytes;
+    cp.async.bulk.tensor.RANKd.shared::cluster.global.mbarrier::complete_tx::bytes [%base], [%map, {COORDINATES}], [%barrier];
 WAIT:
     mbarrier.try_wait.parity.shared::cta.b64 %done, [%barrier], 0;
     @!%done bra WAIT;
@@ -235,11 +246,32 @@ WAIT:
 COPY:
     mad.lo.u32 %address, %index, 4, %base;
     ld.shared.b32 %word, [%address];
-    mad.wide.u32 %to, %index, 4, %out;
-    st.global.b32 [%to], %word;
+    ld.param.u64 %at, [results];
+    cvta.to.global.u64 %at, %at;
+    mad.wide.u32 %at, %index, 4, %at;
+    st.global.b32 [%at], %word;
     add.u32 %index, %index, 128;
     setp.lt.u32 %more, %index, 512;
     @%more bra COPY;
     ret;
-}
+";
+
+const STORE: &str = "FILL:
+    ld.param.u64 %at, [inputs];
+    cvta.to.global.u64 %at, %at;
+    mad.wide.u32 %at, %index, 4, %at;
+    ld.global.b32 %word, [%at];
+    mad.lo.u32 %address, %index, 4, %base;
+    st.shared.b32 [%address], %word;
+    add.u32 %index, %index, 128;
+    setp.lt.u32 %more, %index, 512;
+    @%more bra FILL;
+    fence.proxy.async;
+    bar.sync 0;
+    @!%first bra DONE;
+    cp.async.bulk.tensor.RANKd.global.shared::cta.bulk_group [%map, {COORDINATES}], [%base];
+    cp.async.bulk.commit_group;
+    cp.async.bulk.wait_group 0;
+DONE:
+    ret;
 ";

@@ -1,14 +1,18 @@
 //! Recording what a GPU computes, and reading it back.
 //!
-//! A file is one line of JSON (family, device, driver, instructions and their result widths, count and width of
+//! A file is, compressed by gzip, one line of JSON (family, device, driver, instructions and their result widths, count and width of
 //! inputs) and then bytes: the inputs, and each instruction's results, little-endian at their width.
 
-use std::path::Path;
+use std::{
+    io::{Read, Write},
+    path::Path,
+};
 
 use cudarc::{
     driver::{CudaContext, CudaStream, LaunchConfig, PushKernelArg},
     nvrtc::Ptx,
 };
+use flate2::{Compression, GzBuilder, read::GzDecoder};
 use serde_json::{Value, json};
 
 use super::{family::Family, warps::Group};
@@ -74,6 +78,19 @@ impl Recorded {
     }
 }
 
+/// The file of these bytes.
+fn compress(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes bytes")
+}
+
+/// What a file holds.
+pub fn decompress(file: &[u8]) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(file).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
 fn widen(bytes: &[u8], width: usize) -> Vec<u64> {
     let word = |chunk: &[u8]| chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
     bytes.chunks_exact(width).map(word).collect()
@@ -95,8 +112,8 @@ pub fn record(directory: &Path, families: &[Family], groups: &[Box<dyn Group>]) 
     let mut failures = 0;
     let mut keep = |name: &str, result: Result<Vec<u8>, String>| match result {
         Ok(bytes) => {
-            let path = directory.join(format!("{name}.bin"));
-            std::fs::write(&path, &bytes).expect("the file can be written");
+            let path = directory.join(format!("{name}.bin.gz"));
+            std::fs::write(&path, compress(&bytes)).expect("the file can be written");
             println!("{name}: {} bytes", bytes.len());
         }
         Err(error) => {

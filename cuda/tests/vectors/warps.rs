@@ -450,6 +450,8 @@ pub fn all() -> Vec<Box<dyn Group>> {
     let mut all: Vec<Box<dyn Group>> =
         all.into_iter().map(|group| Box::new(group) as Box<dyn Group>).collect();
     all.push(Box::new(super::warpgroups::group()));
+    all.push(Box::new(super::bulk::mbarriers()));
+    all.push(Box::new(super::bulk::copies()));
     all.push(Box::new(super::copies::group()));
     all
 }

@@ -23,6 +23,17 @@ pub fn sectors(requests: &[(u8, u64)], bytes: u32) -> u64 {
     count as u64
 }
 
+/// Sectors that ranges of bytes touch together; the ranges ascend and do not overlap.
+pub fn sectors_of_ranges(ranges: &[(u64, u32)]) -> u64 {
+    let (mut count, mut next) = (0, 0);
+    for &(address, bytes) in ranges.iter().filter(|(_, bytes)| *bytes > 0) {
+        let first = (address / SECTOR_BYTES).max(next);
+        next = (address + u64::from(bytes) - 1) / SECTOR_BYTES + 1;
+        count += next.saturating_sub(first);
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +49,12 @@ mod tests {
         assert_eq!(sectors(&strided(2, 256), 2), 2);
         assert_eq!(sectors(&strided(8, 256), 8), 8);
         assert_eq!(sectors(&strided(16, 256), 16), 16);
+    }
+
+    #[test]
+    fn neighbouring_ranges_share_a_sector() {
+        assert_eq!(sectors_of_ranges(&[(0, 16), (16, 16), (48, 32), (96, 1)]), 4);
+        assert_eq!(sectors_of_ranges(&[]), 0);
     }
 
     #[test]

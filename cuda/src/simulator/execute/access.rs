@@ -7,7 +7,7 @@ use super::Context;
 use crate::simulator::{
     fault::{FaultKind, Hazard, Space},
     instructions::{Address, Atomic, Load, Store},
-    memory::{Cells, LOCAL_WINDOW, SHARED_WINDOW, space_of_generic, within},
+    memory::{Cells, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, space_of_generic, within},
     monitor::{AccessKind, Monitor, Order, Scope, Site, WarpAccess},
     numeric::atomic,
     registers::{Registers, Source, lanes},
@@ -26,7 +26,7 @@ pub(super) struct Manner {
 
 /// The lanes of an access by the space they go to.
 struct Spaces {
-    of_space: [(Space, u32); 3],
+    of_space: [(Space, u32); 4],
     addresses: [u64; 32],
 }
 
@@ -51,7 +51,8 @@ impl Address {
 
     fn spaces(&self, registers: &Registers, active: u32) -> Result<Spaces, Box<Hazard>> {
         let mut addresses = self.of_lanes(registers, active)?;
-        let mut of_space = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0)];
+        let mut of_space =
+            [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
         match self.space {
             Some(Space::Const) => of_space[0].1 = active,
             Some(space) => of_space[0] = (space, active),
@@ -60,6 +61,7 @@ impl Address {
                     let (at, window) = match space_of_generic(addresses[lane]) {
                         Space::Shared => (1, SHARED_WINDOW),
                         Space::Local => (2, LOCAL_WINDOW),
+                        Space::Param => (3, PARAM_WINDOW),
                         _ => (0, 0),
                     };
                     addresses[lane] = addresses[lane].wrapping_sub(window);

@@ -1,4 +1,4 @@
-//! `wgmma.mma_async`: each warp computes its own 16 rows when it issues the instruction.
+//! `wgmma`: each warp computes its own 16 rows when it issues a product, and hides them until it waits for its group.
 //!
 //! The asynchronous proxy reads shared memory; the monitor hears of it 16 bytes at a time.
 
@@ -57,8 +57,11 @@ impl<M: Monitor> Context<'_, '_, M> {
         warp.registers.require(op.accumulate, active)?;
         let mut c = vec![[0; 32]; op.c.len()];
         if warp.registers.predicate(op.accumulate) & active != 0 {
+            let follows = warp.products.own(&op.d);
             for (&source, words) in op.c.iter().zip(&mut c) {
-                warp.registers.require(source, active)?;
+                if !follows {
+                    warp.registers.require(source, active)?;
+                }
                 *words = warp.registers.words_of(source);
             }
         }
@@ -67,6 +70,29 @@ impl<M: Monitor> Context<'_, '_, M> {
         for (&target, words) in op.d.iter().zip(&d) {
             warp.registers.set_words(target, active, words);
         }
+        let operands = match &op.a {
+            OperandA::Registers(sources) => &sources[..],
+            OperandA::Shared(_) => &[],
+        };
+        warp.products.begin(&mut warp.registers, &op.d, operands);
+        Ok(())
+    }
+
+    /// `wgmma.commit_group`.
+    pub(super) fn commit_products(&mut self, warp: &mut Warp, site: Site) {
+        warp.products.commit();
+        self.monitor.products_committed(site);
+    }
+
+    /// `wgmma.wait_group`.
+    pub(super) fn wait_products(
+        &mut self,
+        warp: &mut Warp,
+        site: Site,
+        pending: u32,
+    ) -> Result<(), Box<Hazard>> {
+        warp.products.wait(&mut warp.registers, pending)?;
+        self.monitor.products_waited(site, pending);
         Ok(())
     }
 
@@ -107,7 +133,7 @@ impl<M: Monitor> Context<'_, '_, M> {
                 return Err(Box::new(hazard.at(Space::Shared, address)));
             }
         }
-        let (kind, order, scope) = (AccessKind::AsyncRead, Order::Weak, Scope::Block);
+        let (kind, order, scope) = (AccessKind::ProxyRead, Order::Weak, Scope::Block);
         let manner = Manner { kind, order, scope, non_coherent: false };
         for chunks in chunks.chunks(32) {
             let of_lanes = std::array::from_fn(|lane| chunks.get(lane).map_or(0, |c| c * CHUNK));

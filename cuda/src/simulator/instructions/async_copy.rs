@@ -1,7 +1,7 @@
 //! `cp.async`: copies from global to shared memory that land when they are waited for (chapter 9.7.8.22).
 
 use super::{
-    Decoded, Decoding, Form, Op, Refusal,
+    Decoded, Decoding, Form, Op, Refusal, bulk_copy,
     memory::{Address, address},
 };
 use crate::simulator::{fault::Space, monitor::Class, registers::Source};
@@ -25,6 +25,9 @@ pub struct AsyncCopy {
 pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
     if !form.takes("async") {
         return Err(Refusal::Unknown);
+    }
+    if form.takes("bulk") {
+        return bulk_copy::decode(form);
     }
     let op = if form.takes("commit_group") {
         Op::CommitCopies

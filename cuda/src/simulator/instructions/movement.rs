@@ -6,7 +6,7 @@ use super::{
 };
 use crate::simulator::{
     fault::Space,
-    memory::{self, LOCAL_WINDOW, SHARED_WINDOW},
+    memory::{self, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW},
     monitor::Class,
     parse::Operand,
     registers::{Source, Target},
@@ -116,7 +116,7 @@ fn convert_address(form: &mut Form<'_, '_>) -> Result<Compute, Refusal> {
         Space::Shared => SHARED_WINDOW,
         Space::Local => LOCAL_WINDOW,
         Space::Global | Space::Const => return Ok(copy(form.target(0)?, form.source(1)?)),
-        Space::Param => return Err(Refusal::Unknown),
+        Space::Param => PARAM_WINDOW,
     };
     let sources = [form.source(1)?, Source::Constant(window)];
     let target = form.target(0)?;

@@ -95,7 +95,7 @@ fn fence(form: &mut Form<'_, '_>) -> Result<(Op, bool), Refusal> {
     }
     if form.takes("mbarrier_init") {
         let known = form.takes("release") && form.takes("cluster");
-        return if known { Ok((Op::Nothing, false)) } else { Err(Refusal::Unknown) };
+        return if known { Ok((Op::MbarrierFence, false)) } else { Err(Refusal::Unknown) };
     }
     for order in ["sc", "acq_rel", "acquire", "release"] {
         form.takes(order);

@@ -41,17 +41,21 @@ pub struct WarpgroupProduct {
 
 /// Decodes by modifier.
 pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
-    let product = form.takes("mma_async");
-    let order = form.takes("fence") || form.takes("commit_group") || form.takes("wait_group");
     if !form.takes("sync") || !form.takes("aligned") {
         return Err(Refusal::Unknown);
     }
-    match (product, order) {
-        (true, false) => multiply(form),
-        // A product is done when it is issued, so there is nothing to wait for.
-        (false, true) => Ok(Decoded::new(Op::Nothing, Class::Synchronization)),
-        _ => Err(Refusal::Unknown),
-    }
+    let op = if form.takes("fence") {
+        Op::FenceProducts
+    } else if form.takes("commit_group") {
+        Op::CommitProducts
+    } else if form.takes("wait_group") {
+        Op::WaitProducts(form.immediate(0)?.min(1 << 20) as u32)
+    } else if form.takes("mma_async") {
+        return multiply(form);
+    } else {
+        return Err(Refusal::Unknown);
+    };
+    Ok(Decoded::new(op, Class::Synchronization))
 }
 
 fn multiply(form: &mut Form<'_, '_>) -> Decoding {

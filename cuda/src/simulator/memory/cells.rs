@@ -92,6 +92,30 @@ impl Cells {
         }
     }
 
+    /// Whether `count` bytes from `at` were all written, wherever they begin and however many.
+    pub fn is_all_written(&self, at: usize, count: usize) -> bool {
+        pieces(at, count).all(|(at, bytes)| self.is_written(at, bytes))
+    }
+
+    /// Reads bytes, wherever they begin.
+    pub fn read(&self, at: usize, into: &mut [u8]) {
+        for (from, bytes) in pieces(at, into.len()) {
+            let value = self.load(from, bytes).to_le_bytes();
+            into[from - at..][..bytes].copy_from_slice(&value[..bytes]);
+        }
+    }
+
+    /// Writes bytes, wherever they begin; says whether they changed.
+    pub fn write(&self, at: usize, data: &[u8]) -> bool {
+        let mut changed = false;
+        for (to, bytes) in pieces(at, data.len()) {
+            let mut value = [0; 8];
+            value[..bytes].copy_from_slice(&data[to - at..][..bytes]);
+            changed |= self.store(to, bytes, u64::from_le_bytes(value));
+        }
+        changed
+    }
+
     /// Sets every byte and its state.
     pub fn fill(&mut self, byte: u8, state: State) {
         let word = u32::from_le_bytes([byte; 4]);
@@ -119,6 +143,18 @@ impl Cells {
     }
 }
 
+/// A stretch of bytes as whole words, with single bytes before and after them.
+fn pieces(at: usize, count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = at + count;
+    let mut next = at;
+    std::iter::from_fn(move || {
+        let from = next;
+        let bytes = if from.is_multiple_of(4) && end - from >= 4 { 4 } else { 1 };
+        next += bytes;
+        (from < end).then_some((from, bytes))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +173,17 @@ mod tests {
         }
         assert!(!cells.is_written(12, 1) && !cells.is_written(12, 4));
         assert_eq!(cells.download()[12..16], [0, 0x5A, 0xCE, 0xFA]);
+    }
+
+    #[test]
+    fn stretches_begin_and_end_anywhere() {
+        let cells = Cells::new(16);
+        assert!(cells.write(3, &[1, 2, 3, 4, 5, 6, 7]));
+        assert!(!cells.write(3, &[1, 2, 3, 4, 5, 6, 7]));
+        assert!(cells.is_all_written(3, 7) && !cells.is_all_written(3, 8));
+        let mut back = [0; 7];
+        cells.read(3, &mut back);
+        assert_eq!(back, [1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub fn allowed(function: Function, x: f64, y: f64) -> f64 {
         Function::Tanh => relative(-11.0) + f32_ulp / 2.0,
         Function::Div | Function::DivFull => 2.5 * f32_ulp,
         Function::RcpF64 | Function::RsqrtF64 => relative(-20.0),
+        // What is documented says nothing of subnormal results; there an H200 cuts where it could round.
+        Function::Ex2F16 if y.abs() < 2_f64.powi(-14) => relative(-9.9) + f16_ulp,
         Function::Ex2F16 => relative(-9.9) + f16_ulp / 2.0,
         Function::Ex2Bf16 => relative(-7.0) + bf16_ulp / 2.0,
         Function::TanhF16 => (-10.987_f64).exp2() + f16_ulp / 2.0,

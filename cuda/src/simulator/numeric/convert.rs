@@ -1,7 +1,6 @@
 //! `cvt` and `cvt.pack` (chapter 9.7.9): between all integer and floating-point types.
 
 use super::{
-    Modes,
     exact::{self, Exact, Format, Value},
     float32,
     half::{self, Half},
@@ -84,16 +83,13 @@ fn quick(c: Conversion, a: u64) -> Option<u64> {
     let nearest = rounding == Rounding::Nearest;
     Some(match (c.from, c.to) {
         (Type::F16, Type::F32) => half::f16_to_f32(a as u16).to_bits().into(),
-        (Type::Bf16, Type::F32) => {
-            let value = Half::Bf16.widen(a as u16);
-            (if value.is_nan() { float32::NAN } else { value.to_bits() }).into()
-        }
+        (Type::Bf16, Type::F32) => Half::Bf16.widen(a as u16).to_bits().into(),
         (Type::F32, Type::F16) => half::narrow(exact::F16, f64::from(single()).to_bits(), rounding),
         (Type::F32, Type::Bf16) => {
             half::narrow(exact::BF16, f64::from(single()).to_bits(), rounding)
         }
-        (Type::F64, Type::F32) if nearest => {
-            float32::finish(f64::from_bits(a) as f32, Modes { ftz: c.ftz, ..Modes::PLAIN }).into()
+        (Type::F64, Type::F32) if nearest && !c.ftz && !f64::from_bits(a).is_nan() => {
+            (f64::from_bits(a) as f32).to_bits().into()
         }
         (Type::F32, to) if format(to).is_none() => {
             rounded_f32(single(), c.rounding.unwrap_or(Rounding::Zero), to)?
@@ -229,6 +225,21 @@ fn between_floats(c: Conversion, from: Format, to: Format, a: u64) -> u64 {
     let a = if c.from == Type::F32 { float32::flush(a as u32, c.ftz).into() } else { a };
     let mut value = exact::decode(from, a);
     let rounding = c.rounding.unwrap_or_default();
+    if value == Value::Nan && !c.saturate && (from == exact::F64) != (to == exact::F64) {
+        let canonical = c.from == Type::F32 && c.ftz;
+        return carry_nan(from, to, if canonical { float32::NAN.into() } else { a });
+    }
+    if value == Value::Nan
+        && (c.to, c.rounding) == (Type::Tf32, Some(Rounding::NearestAway))
+        && a & 0x7f_e000 == 0
+    {
+        // An H200 cuts the digits first: without any in the ten that stay, the NaN is taken for an infinity.
+        return a & 0xff80_0000;
+    }
+    if c.ftz && c.to == Type::F32 && is_below_normal(to, value) {
+        // What is subnormal before it is rounded is flushed.
+        return if is_negative(from, a) && !c.saturate { 1 << 31 } else { 0 };
+    }
     if let Value::Finite(number) = value
         && from == to
         && c.rounding.is_some()
@@ -250,6 +261,24 @@ fn between_floats(c: Conversion, from: Format, to: Format, a: u64) -> u64 {
         Type::F32 => float32::flush(bits as u32, c.ftz).into(),
         _ => bits,
     }
+}
+
+/// A NaN from or to f64 keeps its sign and the leading digits of its payload, and becomes a quiet one.
+const fn carry_nan(from: Format, to: Format, bits: u64) -> u64 {
+    let fraction = bits & ((1 << from.fraction_bits) - 1);
+    let fraction = match to.fraction_bits.checked_sub(from.fraction_bits) {
+        Some(more) => fraction << more,
+        None => fraction >> (from.fraction_bits - to.fraction_bits),
+    };
+    let sign = (is_negative(from, bits) as u64) << (to.exponent_bits + to.fraction_bits);
+    sign | to.infinity() | fraction | 1 << (to.fraction_bits - 1)
+}
+
+/// Whether a number that is not zero lies below the smallest normal one of a format.
+fn is_below_normal(format: Format, value: Value) -> bool {
+    let Value::Finite(number) = value else { return false };
+    let leading = 127 - number.significand.leading_zeros() as i32 + number.exponent;
+    number.significand != 0 && leading < 2 - (1 << (format.exponent_bits - 1))
 }
 
 const fn is_negative(format: Format, bits: u64) -> bool {

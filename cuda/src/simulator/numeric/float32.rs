@@ -33,6 +33,18 @@ pub fn finish(value: f32, modes: Modes) -> u32 {
     if value.is_nan() { NAN } else { flush(value.to_bits(), modes.ftz) }
 }
 
+/// `finish` of a result that was rounded: when it was subnormal before, `.ftz` makes it a zero, though it may have
+/// become the smallest normal number.
+#[inline(always)]
+fn finish_rounded(value: f32, was_subnormal: bool, modes: Modes) -> u32 {
+    finish(if modes.ftz && was_subnormal { 0.0_f32.copysign(value) } else { value }, modes)
+}
+
+#[inline(always)]
+fn is_subnormal(value: f64) -> bool {
+    value.abs() < f64::from(f32::MIN_POSITIVE)
+}
+
 /// `x + y` in f64, rounded to odd: the exact sum when it is an f64, else the neighbour whose last bit is 1.
 #[inline(always)]
 pub fn sum_to_odd(x: f64, y: f64) -> f64 {
@@ -106,7 +118,7 @@ pub fn mul(a: u32, b: u32, modes: Modes) -> u32 {
         Rounding::Nearest => a * b,
         rounding => narrow(f64::from(a) * f64::from(b), rounding),
     };
-    finish(product, modes)
+    finish_rounded(product, is_subnormal(f64::from(a) * f64::from(b)), modes)
 }
 
 /// `x + y` rounded to the nearest f32, where `x` is a product of two f32 and `y` an f32.
@@ -132,7 +144,8 @@ pub fn fma(a: u32, b: u32, c: u32, modes: Modes) -> u32 {
         Rounding::Nearest => fused_nearest(product, c.into()),
         rounding => sum_in_direction(product, c.into(), rounding),
     };
-    finish(sum, modes)
+    let was_subnormal = modes.ftz && is_subnormal(sum_to_odd(product, c.into()));
+    finish_rounded(sum, was_subnormal, modes)
 }
 
 /// `div.rn.f32` and the other directions.
@@ -148,7 +161,9 @@ pub fn div(a: u32, b: u32, modes: Modes) -> u32 {
             rounding,
         ) as u32),
     };
-    finish(quotient, modes)
+    // The smallest normal number times the divisor is exact.
+    let (a, b) = (f64::from(a).abs(), f64::from(b).abs());
+    finish_rounded(quotient, a < f64::from(f32::MIN_POSITIVE) * b, modes)
 }
 
 /// `rcp.rn.f32` and the other directions.

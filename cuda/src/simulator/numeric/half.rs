@@ -38,6 +38,15 @@ impl Half {
         }
     }
 
+    /// The smallest normal number.
+    #[inline(always)]
+    const fn smallest(self) -> f64 {
+        match self {
+            Self::F16 => 6.103_515_625e-5,
+            Self::Bf16 => f32::MIN_POSITIVE as f64,
+        }
+    }
+
     /// The NaN that instructions produce.
     pub const NAN: u16 = 0x7fff;
 
@@ -72,7 +81,8 @@ impl Half {
         if modes.relu && bits & SIGN != 0 {
             return 0;
         }
-        self.flush(bits, modes.ftz)
+        // What is subnormal before it is rounded is flushed, though it may round to a normal number.
+        if modes.ftz && value.abs() < self.smallest() { bits & SIGN } else { bits }
     }
 }
 

@@ -267,11 +267,18 @@ pub const fn brev(ty: Type, a: u64) -> u64 {
     a.reverse_bits() >> (64 - width(ty))
 }
 
+/// A position or length of a bit field. Beyond 255, which PTX leaves open, the 32-bit instructions of an H200 read
+/// the low 8 bits, and those of 64 bits take it for as large as it is.
+const fn field(ty: Type, value: u64) -> u32 {
+    let value = value as u32;
+    if width(ty) < 64 || value < 0x100 { value & 0xff } else { 0xff }
+}
+
 /// `bfe`: `length` bits of `a` from `position` on; beyond the top, and for a signed type above the field, the
 /// field's sign.
 #[inline(always)]
 pub const fn bfe(ty: Type, a: u64, position: u64, length: u64) -> u64 {
-    let (position, length) = ((position & 0xff) as u32, (length & 0xff) as u32);
+    let (position, length) = (field(ty, position), field(ty, length));
     let width = width(ty);
     if length == 0 {
         return 0;
@@ -299,7 +306,7 @@ pub const fn bfe(ty: Type, a: u64, position: u64, length: u64) -> u64 {
 /// `bfi`: `b` with `length` bits from `position` on replaced by the low bits of `a`.
 #[inline(always)]
 pub const fn bfi(ty: Type, a: u64, b: u64, position: u64, length: u64) -> u64 {
-    let (position, length) = ((position & 0xff) as u32, (length & 0xff) as u32);
+    let (position, length) = (field(ty, position), field(ty, length));
     let b = truncate(ty, b);
     if length == 0 || position >= width(ty) {
         return b;
@@ -471,13 +478,13 @@ pub const fn lop3(a: u32, b: u32, c: u32, table: u8) -> u32 {
 }
 
 /// `fns`: position of the `offset`-th set bit of `mask`, counted from bit `base` (upwards when positive); all
-/// ones if there is none. With offset 0 it is `base`, if that bit is set.
+/// ones if there is none. With offset 0 it is `base`, if that bit is set. An H200 gives 0 for the least offset.
 pub const fn fns(mask: u32, base: u32, offset: i32) -> u32 {
-    if base > 31 {
-        return u32::MAX;
-    }
-    if offset == 0 {
-        return if mask >> base & 1 == 1 { base } else { u32::MAX };
+    match offset {
+        i32::MIN => return 0,
+        0 if base < 32 && mask >> base & 1 == 1 => return base,
+        _ if base > 31 || offset == 0 => return u32::MAX,
+        _ => {}
     }
     let mut left = offset.unsigned_abs();
     let mut position = base as i32;

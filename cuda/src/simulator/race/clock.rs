@@ -9,17 +9,38 @@ use std::{
     sync::Arc,
 };
 
-use super::shadow::Mark;
+use super::shadow::{Mark, Slot};
 
-/// Stamps of all threads of a block, up to and including which their accesses happened before.
-type Stamps = Vec<u32>;
+/// Up to and including which stamp the accesses of a block's threads, and of its engines, happened before.
+#[derive(Clone, Debug, Default)]
+struct Stamps {
+    threads: Vec<u32>,
+    /// Engine 1 first; those beyond the end are at 0.
+    engines: Vec<u32>,
+}
+
+impl Stamps {
+    fn raise(&mut self, others: &Self) {
+        let raise = |stamps: &mut [u32], others: &[u32]| {
+            stamps.iter_mut().zip(others).for_each(|(stamp, &other)| *stamp = (*stamp).max(other));
+        };
+        raise(&mut self.threads, &others.threads);
+        let engines = self.engines.len().max(others.engines.len());
+        self.engines.resize(engines, 0);
+        raise(&mut self.engines, &others.engines);
+    }
+
+    fn engine(&self, engine: Slot) -> u32 {
+        self.engines.get(usize::from(engine) - 1).copied().unwrap_or(0)
+    }
+}
 
 /// What happened before.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Know {
     /// Of the knower's own block.
     own: Stamps,
-    /// The least of `own`: nothing older needs a second look.
+    /// The least of its threads' stamps: nothing older needs a second look.
     floor: u32,
     /// Of other blocks.
     foreign: BTreeMap<u32, Arc<Stamps>>,
@@ -27,7 +48,7 @@ pub(super) struct Know {
 
 impl Know {
     pub(super) fn nothing(threads: usize) -> Self {
-        Self { own: vec![0; threads], floor: 0, foreign: BTreeMap::new() }
+        Self { own: Stamps { threads: vec![0; threads], engines: Vec::new() }, ..Self::default() }
     }
 
     /// Everything of the own block, nothing of others: for accesses of blocks that have been held against each
@@ -36,16 +57,38 @@ impl Know {
         Self { floor: u32::MAX, ..Self::default() }
     }
 
+    /// That an engine is so far.
+    pub(super) fn of_engine(engine: Slot, stamp: u32) -> Self {
+        let mut know = Self::default();
+        know.know_of_engine(engine, stamp);
+        know
+    }
+
+    /// Takes in that an engine is so far.
+    pub(super) fn know_of_engine(&mut self, engine: Slot, stamp: u32) {
+        let (at, engines) = (usize::from(engine), &mut self.own.engines);
+        if at == 0 {
+            return;
+        }
+        engines.resize(engines.len().max(at), 0);
+        engines[at - 1] = engines[at - 1].max(stamp);
+    }
+
+    /// Whether a thread of the own block is known to have come to a stamp.
+    pub(super) fn reaches(&self, thread: usize, stamp: u32) -> bool {
+        self.own.threads[thread] >= stamp
+    }
+
     /// Takes in what a thread of `block` knows, itself being of `mine`.
     pub(super) fn absorb(&mut self, mine: u32, block: u32, other: &Self) {
         if block == mine {
-            raise(&mut self.own, &other.own);
+            self.own.raise(&other.own);
         } else {
             self.hear_of(block, &Arc::new(other.own.clone()));
         }
         for (&of, stamps) in &other.foreign {
             if of == mine {
-                raise(&mut self.own, stamps);
+                self.own.raise(stamps);
             } else {
                 self.hear_of(of, stamps);
             }
@@ -55,18 +98,19 @@ impl Know {
     fn hear_of(&mut self, block: u32, stamps: &Arc<Stamps>) {
         let known = self.foreign.entry(block).or_insert_with(|| stamps.clone());
         if !Arc::ptr_eq(known, stamps) {
-            raise(Arc::make_mut(known).as_mut_slice(), stamps);
+            Arc::make_mut(known).raise(stamps);
         }
     }
 
     /// Takes in that a thread of the own block got as far as `stamp`.
     pub(super) fn know_of(&mut self, thread: usize, stamp: u32) {
-        self.own[thread] = self.own[thread].max(stamp);
+        let own = &mut self.own.threads[thread];
+        *own = (*own).max(stamp);
     }
 
     /// To be called after changes, before it is shared.
     pub(super) fn settled(mut self) -> Arc<Self> {
-        self.floor = self.own.iter().copied().min().unwrap_or(0);
+        self.floor = self.own.threads.iter().copied().min().unwrap_or(0);
         Arc::new(self)
     }
 
@@ -75,10 +119,10 @@ impl Know {
         let mut lanes = mark.lanes;
         let first = 32 * usize::from(mark.warp);
         let stamps = if mark.block == block {
-            if mark.stamp <= self.floor {
+            if mark.stamp <= self.floor && mark.engine == 0 {
                 return None;
             }
-            if me / 32 == usize::from(mark.warp) {
+            if me / 32 == usize::from(mark.warp) && mark.engine == 0 {
                 // A thread's own accesses are ordered.
                 lanes &= !(1 << (me % 32));
             }
@@ -89,19 +133,19 @@ impl Know {
                 None => return Some(lanes.trailing_zeros()),
             }
         };
+        if mark.engine != 0 {
+            let is_known = stamps.engine(mark.engine) >= mark.stamp;
+            return (!is_known).then_some(lanes.trailing_zeros());
+        }
         while lanes != 0 {
             let lane = lanes.trailing_zeros();
-            if stamps[first + lane as usize] < mark.stamp {
+            if stamps.threads[first + lane as usize] < mark.stamp {
                 return Some(lane);
             }
             lanes &= lanes - 1;
         }
         None
     }
-}
-
-fn raise(stamps: &mut [u32], others: &[u32]) {
-    stamps.iter_mut().zip(others).for_each(|(stamp, &other)| *stamp = (*stamp).max(other));
 }
 
 /// What one thread knew at one moment, with how far it was itself.

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 /// Bytes of memory that a page shadows.
 const PAGE_BYTES: u64 = 1024;
 
+/// A clock beside those of the threads: that of a copy engine or of tensor cores; 0 is none.
+pub(super) type Slot = u16;
+
 /// Accesses of lanes of one warp at one stamp by one instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Mark {
@@ -12,7 +15,7 @@ pub(super) struct Mark {
     pub block: u32,
     /// Instruction.
     pub pc: u32,
-    /// When, by the threads' own clock; 0 in an empty mark.
+    /// When, by the threads' own clock or that of the engine; 0 in an empty mark.
     pub stamp: u32,
     /// Lanes of the warp.
     pub lanes: u32,
@@ -20,6 +23,8 @@ pub(super) struct Mark {
     pub warp: u8,
     /// How.
     pub manner: Manner,
+    /// The engine that accesses on behalf of the lanes.
+    pub engine: Slot,
 }
 
 /// How memory was accessed, as far as it decides what is a race.
@@ -59,8 +64,8 @@ impl Mark {
 
     /// Whether another access can share this mark.
     pub(super) fn matches(&self, other: &Self) -> bool {
-        (self.block, self.warp, self.stamp, self.manner)
-            == (other.block, other.warp, other.stamp, other.manner)
+        (self.block, self.warp, self.stamp, self.manner, self.engine)
+            == (other.block, other.warp, other.stamp, other.manner, other.engine)
     }
 }
 

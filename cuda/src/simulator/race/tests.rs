@@ -4,7 +4,7 @@ use super::*;
 use crate::simulator::monitor::BufferInfo;
 
 /// A launch of some blocks of 64 threads, with one global buffer.
-struct Play(Races);
+pub(super) struct Play(pub Races);
 
 const GLOBAL: u64 = 0x1_0000;
 
@@ -26,7 +26,7 @@ impl Play {
         Self(races)
     }
 
-    fn block() -> Self {
+    pub fn block() -> Self {
         Self::new(1, false)
     }
 
@@ -52,7 +52,7 @@ impl Play {
         })
     }
 
-    fn weak(&mut self, thread: u32, kind: AccessKind, address: u64) -> Result<(), Hazard> {
+    pub fn weak(&mut self, thread: u32, kind: AccessKind, address: u64) -> Result<(), Hazard> {
         self.touch((0, thread), Space::Shared, address, (kind, Order::Weak, Scope::Block))
     }
 
@@ -70,7 +70,7 @@ impl Play {
         self.touch(at, Space::Global, address, (kind, order, Scope::Gpu))
     }
 
-    fn barrier(&mut self, id: u32, warps: [u32; 2]) {
+    pub fn barrier(&mut self, id: u32, warps: [u32; 2]) {
         for (warp, lanes) in (0..).zip(warps) {
             if lanes != 0 {
                 let site = Site { pc: 0, block: 0, warp };
@@ -86,7 +86,7 @@ impl Play {
     }
 }
 
-use AccessKind::{AsyncRead, AsyncWrite, Atomic, Load, Reduction, Store};
+use AccessKind::{AsyncWrite, Atomic, Load, ProxyRead, Reduction, Store};
 
 #[track_caller]
 fn races(result: Result<(), Hazard>) -> Hazard {
@@ -413,24 +413,10 @@ fn the_asynchronous_proxy_needs_its_fence() {
             play.0.proxy_fence(Site { pc: 0, block: 0, warp: 0 }, u32::MAX);
         }
         play.barrier(0, [u32::MAX; 2]);
-        let read = play.weak(40, AsyncRead, 0);
+        let read = play.weak(40, ProxyRead, 0);
         match fenced {
             true => read.unwrap(),
             false => assert_eq!(read.unwrap_err().kind, FaultKind::MissingProxyFence),
         }
     }
-}
-
-#[test]
-fn mbarriers_order_who_arrived_before_who_waited() {
-    let mut play = Play::block();
-    let site = |warp| Site { pc: 0, block: 0, warp };
-    play.0.mbarrier(site(0), 512, MbarrierEvent::Init(1), 1).unwrap();
-    play.weak(0, Store, 0).unwrap();
-    play.0.mbarrier(site(0), 512, MbarrierEvent::Arrive, 1).unwrap();
-    play.weak(0, Store, 4).unwrap();
-    races(play.weak(33, Load, 0));
-    play.0.mbarrier(site(1), 512, MbarrierEvent::Waited(false), 0b10).unwrap();
-    play.weak(33, Load, 0).unwrap();
-    races(play.weak(33, Load, 4));
 }

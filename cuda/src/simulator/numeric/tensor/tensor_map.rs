@@ -34,7 +34,8 @@ pub struct TensorMap {
     pub strides_bytes: Vec<u64>,
     /// Elements that a copy traverses along each dimension, at most 256.
     pub box_dims: Vec<u32>,
-    /// Of those, each how many-th is copied.
+    /// Of those, each how many-th is copied. The copy engine skips nothing along dimension 0, whatever stands
+    /// there, unless channels are interleaved.
     pub element_strides: Vec<u32>,
     /// Swizzle of the shared-memory side.
     pub swizzle: Swizzle,
@@ -55,7 +56,24 @@ pub struct Piece {
     pub bytes: u32,
 }
 
+/// Begins the bytes that stand for a map in simulated memory.
+const TOKEN: u64 = 0x7370_616d_726f_736e;
+
 impl TensorMap {
+    /// Size of a map as a parameter of a kernel.
+    pub const PARAMETER_BYTES: usize = 128;
+
+    /// The first bytes that stand for map number `index` of a plan in simulated memory.
+    pub fn token(index: usize) -> [u8; 16] {
+        ((index as u128) << 64 | u128::from(TOKEN)).to_le_bytes()
+    }
+
+    /// The number of the map that such bytes stand for.
+    pub fn index_of(token: [u8; 16]) -> Option<usize> {
+        let bits = u128::from_le_bytes(token);
+        (bits as u64 == TOKEN).then_some((bits >> 64) as usize)
+    }
+
     /// The first rule of `cuTensorMapEncodeTiled` that the description breaks.
     ///
     /// # Errors
@@ -87,7 +105,12 @@ impl TensorMap {
 
     /// Elements along dimension `dimension` that a copy moves.
     pub fn copied(&self, dimension: usize) -> u32 {
-        self.box_dims[dimension].div_ceil(self.element_strides[dimension].max(1))
+        self.box_dims[dimension].div_ceil(self.step(dimension))
+    }
+
+    /// Elements from one that is copied to the next.
+    fn step(&self, dimension: usize) -> u32 {
+        if dimension == 0 { 1 } else { self.element_strides[dimension].max(1) }
     }
 
     /// Bytes that a copy moves, those outside the tensor included: what it adds to a barrier's count.
@@ -100,27 +123,44 @@ impl TensorMap {
     pub fn fill_bytes(&self) -> u64 {
         match (self.fill, self.element_bytes) {
             (Fill::Zeros, _) => 0,
-            (Fill::Nan, 2) => 0x7fff,
+            // As an H200 fills tensors of f16; of other sizes none was seen.
+            (Fill::Nan, 2) => 0x7ff7,
             (Fill::Nan, 8) => 0x7fff_ffff_ffff_ffff,
             (Fill::Nan, _) => 0x7fff_ffff,
         }
     }
 
     /// Calls `each` for all bytes of the box that starts at `coordinates` (which may be negative), laid out in
-    /// shared memory from `shared` on: row by row, dimension 0 fastest, then swizzled by address.
-    pub fn traverse(&self, coordinates: &[i32], shared: u32, mut each: impl FnMut(Piece)) {
+    /// shared memory from `shared` on: row by row, dimension 0 fastest, then swizzled by address. Rows narrower than
+    /// the swizzle leave a gap.
+    pub fn traverse(&self, coordinates: &[i32], shared: u32, each: impl FnMut(Piece)) {
+        self.walk(coordinates, shared, 1, each);
+    }
+
+    /// The same of a box that is stored. An H200 writes whole units of 16 bytes: where a row of the tensor ends
+    /// within one, what follows the row is overwritten.
+    pub fn traverse_stored(&self, coordinates: &[i32], shared: u32, each: impl FnMut(Piece)) {
+        self.walk(coordinates, shared, 16 / u64::from(self.element_bytes.max(1)), each);
+    }
+
+    /// Along dimension 0 the tensor ends with a whole `unit` of elements.
+    fn walk(&self, coordinates: &[i32], shared: u32, unit: u64, mut each: impl FnMut(Piece)) {
         let rank = self.dims.len().min(coordinates.len());
         if rank == 0 {
             return;
         }
         let rows: u32 = (1..rank).map(|dimension| self.copied(dimension)).product();
-        let inner = self.copied(0);
+        let pitch = match self.swizzle {
+            Swizzle::None => self.copied(0) * self.element_bytes,
+            swizzle => swizzle.row_bytes(),
+        };
+        let end = self.dims[0].next_multiple_of(unit) as i64;
         for row in 0..rows {
             let mut rest = row;
             let mut base = Some(self.address);
             for (dimension, coordinate) in coordinates.iter().enumerate().take(rank).skip(1) {
                 let count = self.copied(dimension);
-                let step = i64::from(rest % count) * i64::from(self.element_strides[dimension]);
+                let step = i64::from(rest % count) * i64::from(self.step(dimension));
                 rest /= count;
                 let index = i64::from(*coordinate) + step;
                 base = base.filter(|_| (0..self.dims[dimension] as i64).contains(&index)).map(
@@ -131,15 +171,15 @@ impl TensorMap {
                     },
                 );
             }
-            let start = shared.wrapping_add(row * inner * self.element_bytes);
-            self.traverse_row(coordinates[0], base, start, &mut each);
+            let start = shared.wrapping_add(row * pitch);
+            self.traverse_row((coordinates[0], end), base, start, &mut each);
         }
     }
 
     /// One row of a box. Neighbours in the same chunk that lie side by side in both memories go together.
     fn traverse_row(
         &self,
-        first: i32,
+        (first, end): (i32, i64),
         base: Option<u64>,
         shared: u32,
         each: &mut impl FnMut(Piece),
@@ -147,8 +187,8 @@ impl TensorMap {
         let bytes = self.element_bytes;
         let mut pending: Option<Piece> = None;
         for i in 0..self.copied(0) {
-            let index = i64::from(first) + i64::from(i) * i64::from(self.element_strides[0]);
-            let inside = (0..self.dims[0] as i64).contains(&index);
+            let index = i64::from(first) + i64::from(i);
+            let inside = (0..end).contains(&index);
             let global = base
                 .filter(|_| inside)
                 .map(|base| base.wrapping_add((index as u64).wrapping_mul(bytes.into())));
@@ -222,13 +262,37 @@ mod tests {
     }
 
     #[test]
-    fn element_strides_skip() {
-        let map = TensorMap { element_strides: vec![2, 1], ..tile(Swizzle::None) };
+    fn element_strides_skip_rows_but_not_columns() {
+        let map = TensorMap { element_strides: vec![2, 2], ..tile(Swizzle::None) };
         let mut addresses = vec![];
         map.traverse(&[0, 0], 0, |piece| addresses.extend(piece.global));
-        assert_eq!(map.copied(0), 32);
-        assert_eq!(addresses[..3], [0x1000, 0x1004, 0x1008]);
+        assert_eq!((map.copied(0), map.copied(1)), (64, 4));
+        assert_eq!(addresses[..2], [0x1000, 0x1010]);
+        assert_eq!(addresses[8], 0x1000 + 2 * 208);
         assert!(map.validate().is_ok());
+    }
+
+    #[test]
+    fn rows_narrower_than_the_swizzle_leave_a_gap() {
+        let map = TensorMap { box_dims: vec![32, 2], ..tile(Swizzle::Bytes128) };
+        let mut places = vec![];
+        map.traverse(&[0, 0], 0, |piece| places.push(piece.shared));
+        assert_eq!(places, [0, 16, 32, 48, 128 + 16, 128, 128 + 48, 128 + 32]);
+        assert_eq!(map.box_bytes(), 128);
+    }
+
+    #[test]
+    fn a_stored_row_ends_with_a_whole_unit() {
+        let bytes = |stored: bool| {
+            let (map, mut count) = (tile(Swizzle::None), 0);
+            let add = |piece: Piece| count += piece.global.map_or(0, |_| piece.bytes);
+            match stored {
+                true => map.traverse_stored(&[88, 0], 0, add),
+                false => map.traverse(&[88, 0], 0, add),
+            }
+            count
+        };
+        assert_eq!((bytes(false), bytes(true)), (8 * 24, 8 * 32));
     }
 
     #[test]
@@ -242,6 +306,12 @@ mod tests {
             });
             assert!(seen.iter().all(|count| *count == 1), "{swizzle:?}");
         }
+    }
+
+    #[test]
+    fn a_token_names_its_map() {
+        assert_eq!(TensorMap::index_of(TensorMap::token(7)), Some(7));
+        assert_eq!(TensorMap::index_of([0; 16]), None);
     }
 
     #[test]
