@@ -103,7 +103,9 @@ fn mask_of(problem: &Problem) -> (i32, usize) {
 fn tile_dim(problem: &Problem, multiple: usize) -> Result<usize, Unsupported> {
     let dim = problem.head_dim;
     if dim > 128 || !dim.is_multiple_of(multiple) {
-        return Err(Unsupported(format!("head_dim {dim} is not a multiple of {multiple} up to 128")));
+        return Err(Unsupported(format!(
+            "head_dim {dim} is not a multiple of {multiple} up to 128"
+        )));
     }
     Ok(if dim > 64 { 128 } else { 64 })
 }

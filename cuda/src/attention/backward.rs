@@ -105,7 +105,12 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     let weights_bytes = 4 * OWN * (OTHER + 4);
     let mut rest = vec![kind.into()];
     rest.extend([seq_q, seq_k, heads_q, heads_kv].map(Arg::from));
-    rest.extend([Arg::I32(head_dim as i32), causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
+    rest.extend([
+        Arg::I32(head_dim as i32),
+        causal.into(),
+        window.into(),
+        Arg::F32(problem.scale as f32),
+    ]);
     let mut step = |name: &str, tiles: usize, weights: usize, outputs: &[BufferId]| {
         let mut args = [at.q, at.k, at.v, at.d_o, at.lse, at.delta].map(Arg::from).to_vec();
         args.extend(outputs.iter().map(|&id| Arg::from(id)));
@@ -140,7 +145,8 @@ pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupport
     let at = Buffers::new(&mut plan, &problem, inputs);
     delta(&mut plan, &at, &problem)?;
 
-    let (of_queries, of_keys) = ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
+    let (of_queries, of_keys) =
+        ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
     let mut maps = |queries: usize, keys: usize| -> Result<[Arg; 4], Unsupported> {
         Ok([
             head_map(&mut plan, at.q, of_queries, queries)?.into(),

@@ -33,7 +33,7 @@ use self::{
 };
 use super::{
     bulk::Counted,
-    fault::{FaultKind, Hazard, Space},
+    fault::{Hazard, Space},
     monitor::{
         AccessKind, BulkAccess, LaunchInfo, MbarrierEvent, Monitor, Order, Scope, Site, WarpAccess,
     },

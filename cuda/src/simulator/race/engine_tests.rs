@@ -1,6 +1,7 @@
 //! Orders that mbarriers, bulk copies and products make, told to the detector by hand.
 
 use super::{tests::Play, *};
+use crate::simulator::fault::FaultKind;
 use AccessKind::{Load, ProxyRead, Store};
 
 const BARRIER: u64 = 3072;

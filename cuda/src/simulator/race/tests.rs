@@ -1,7 +1,7 @@
 //! Races and their absence, told to the detector by hand: no executor takes part.
 
 use super::*;
-use crate::simulator::monitor::BufferInfo;
+use crate::simulator::{fault::FaultKind, monitor::BufferInfo};
 
 /// A launch of some blocks of 64 threads, with one global buffer.
 pub(super) struct Play(pub Races);
