@@ -5,8 +5,8 @@
 //! 8.4, chapter 8): barriers of the block, named ones too; `bar.warp.sync` among its members; release and
 //! acquire, or a fence before a relaxed write and one after the read that saw it ([`order`]); mbarriers; waits
 //! for asynchronous copies; the end of a launch. That the simulator steps the lanes of a warp together makes
-//! none: on hardware lanes may drift apart. A shuffle or vote orders what a lane read before it ahead of what
-//! another writes after it, for all lanes have come so far; it does not make a write visible.
+//! none: on hardware lanes may drift apart. Nor does a shuffle, vote, match or reduction of a warp: they exchange
+//! registers, and PTX promises no order of memory with them.
 //!
 //! So a race is found whatever order the accesses came in this time. What can be missed: a race among more
 //! than [`MOST_READS`] unordered readers of one word.
@@ -66,8 +66,6 @@ struct Attempt<'a> {
     mark: Mark,
     thread: usize,
     know: &'a Know,
-    /// What it knows of reads.
-    reads: &'a Know,
     /// What the asynchronous proxy may see, for an access through it.
     proxied: Option<&'a Know>,
     writes: bool,
@@ -93,8 +91,7 @@ impl Attempt<'_> {
             // No order helps: the cache of that path may hold what was there when the kernel began.
             return of(FaultKind::Race, mark.lanes.trailing_zeros());
         }
-        let know = if touch == Touch::Read { self.reads } else { self.know };
-        if let Some(lane) = know.misses(self.mark.block, self.thread, mark) {
+        if let Some(lane) = self.misses(mark) {
             let same_block = mark.block == self.mark.block;
             let agree = self.mark.manner.agrees(mark.manner, same_block);
             return if agree { None } else { of(FaultKind::Race, lane) };
@@ -226,7 +223,6 @@ impl Monitor for Races {
                     mark: *mark,
                     thread: 0,
                     know: &unordered,
-                    reads: &unordered,
                     proxied: None,
                     writes: touch == Touch::Write,
                     atomic: true,
@@ -300,7 +296,6 @@ impl Monitor for Races {
                 },
                 thread: index,
                 know: &me.know,
-                reads: me.reads(),
                 proxied: (kind == AccessKind::AsyncRead && space == Space::Shared)
                     .then_some(&*me.proxied),
                 writes: kind.writes(),
@@ -353,21 +348,6 @@ impl Monitor for Races {
             }
         }
         leave(meeting, &mut block.threads);
-    }
-
-    fn warp_exchange(&mut self, site: Site, members: u32) {
-        let number = site.block as u32;
-        let Some(block) = self.running.get_mut(&number) else { return };
-        let mut meeting = Meeting::new(number, block.threads.len().next_multiple_of(32));
-        for index in lanes(members).map(|lane| thread(site, lane)) {
-            if let Some(member) = block.threads.get_mut(index) {
-                meeting.exchange(index, member);
-            }
-        }
-        let (reads, _, members) = meeting.close();
-        for index in members {
-            block.threads[index].reads = Some(reads.clone());
-        }
     }
 
     fn fence(&mut self, site: Site, scope: Scope, active: u32) {
@@ -455,16 +435,9 @@ impl Monitor for Races {
 
 /// Those that waited leave a barrier with what all that arrived knew.
 fn leave(meeting: Meeting, threads: &mut [Thread]) {
-    let block = meeting.block;
     let (know, proxied, waiting) = meeting.close();
-    let all = waiting.len() == threads.len();
     for index in waiting {
         threads[index].know = know.clone();
-        if all {
-            // Everybody's accesses are known now, reads among them.
-            threads[index].reads = None;
-        }
-        threads[index].keep_reads(block, &know);
         threads[index].proxied = proxied.clone();
     }
 }
