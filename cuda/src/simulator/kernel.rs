@@ -10,6 +10,10 @@ use super::{
     parse::{self, Item, KernelText, Module, Operand, Statement, SyntaxError, Variable},
     registers::{Bank, Counts, Source},
 };
+use crate::ptx::{
+    self,
+    lines::{self, SourceLine},
+};
 
 /// Why a kernel cannot be run at all.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -89,6 +93,9 @@ pub struct Kernel {
     pub variables: Vec<ModuleVariable>,
     /// Whether its blocks talk to each other.
     pub communicates: bool,
+    /// Whether the lines of its text are those of the committed one, whose sources are known. A mutant's are, too,
+    /// when it is changed within its lines.
+    committed_lines: bool,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -114,7 +121,16 @@ impl Kernel {
             module: module.to_string(),
             kernel: kernel.to_string(),
         })?;
-        Builder::new(module, &parsed, found).build(found)
+        let mut built = Builder::new(module, &parsed, found).build(found)?;
+        let committed = ptx::module(module);
+        built.committed_lines =
+            committed.is_some_and(|c| c.lines().count() == text.lines().count());
+        Ok(built)
+    }
+
+    /// The line of source that an instruction of it comes from, where that is known.
+    pub fn source(&self, instruction: &Instruction) -> Option<SourceLine> {
+        self.committed_lines.then(|| lines::source(&self.module, instruction.line)).flatten()
     }
 }
 
@@ -157,6 +173,7 @@ impl<'t> Builder<'t> {
                 max_threads: text.max_threads,
                 variables: Vec::new(),
                 communicates: false,
+                committed_lines: false,
             },
         };
         builder.declare_variables(parsed, text);
@@ -411,10 +428,7 @@ impl Instruction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        plan::{Arg, MapId},
-        ptx,
-    };
+    use crate::plan::{Arg, MapId};
 
     /// All but those that take tensor maps, whose plans the simulator refuses when they are prepared: these must
     /// be refused here too, by the name of the instruction that is missing.
