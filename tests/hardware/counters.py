@@ -4,8 +4,8 @@ costs against. Needs an NVIDIA GPU, Nsight Compute (`ncu`) and the built program
 
   counters.py --touchstone target/release/touchstone --out tests/hardware/counters.jsonl
 
-Writes one JSON object a line: the case, the variant, and for each kernel launch of one run of its plan the
-counters by name; the first line names the device. `touchstone check` runs a plan twice: the simulator says how
+Writes one JSON object a line: the case, the variant, and for each kernel of its plan the launches of one run and the
+sums of their counters by name; the first line names the device. `touchstone check` runs a plan twice: the simulator says how
 many launches the first run has, and only those are profiled. Where it cannot, all are, and the second half is left
 out. No case is begun after --seconds.
 """
@@ -144,6 +144,20 @@ def read_by_ncu(ncu, report, metrics):
     return [launch(row, metrics) for row in rows if row["ID"].strip()]  # the row of units has no ID
 
 
+def by_kernel(launches):
+    """Sums over the launches of each kernel."""
+    kernels = {}
+    for one in launches:
+        kernel = kernels.setdefault(one["kernel"], {"kernel": one["kernel"], "launches": 0, "counters": {}, "opcodes": {}})
+        kernel["launches"] += 1
+        for name, value in one["counters"].items():
+            parts = value.items() if isinstance(value, dict) else [(name, value)]
+            into = kernel["opcodes" if isinstance(value, dict) else "counters"]
+            for part, count in parts:
+                into[part] = into.get(part, 0) + count
+    return list(kernels.values())
+
+
 def number(text):
     """A counter's value: the number before its instances."""
     match = re.match(r"\s*([\d,]+(?:\.\d+)?)", text)
@@ -166,8 +180,6 @@ def launch(row, metrics):
             value = opcodes(text) if name.startswith("sass__inst_executed_per") else number(text)
             if value is not None:
                 counters[name] = value
-            if value == {}:
-                counters[name + " as shown"] = text
     return {"kernel": row["Kernel Name"].split("(")[0].strip(), "counters": counters}
 
 
@@ -208,7 +220,7 @@ def main():
                 print(f"{variant} {case}: {error!r}", file=sys.stderr)
                 continue
             found = found if count else found[: len(found) // 2]
-            out.write(json.dumps({"case": case, "variant": variant, "launches": found}) + "\n")
+            out.write(json.dumps({"case": case, "variant": variant, "kernels": by_kernel(found)}) + "\n")
             out.flush()
             print(f"{time.monotonic() - begin:6.1f} s {variant} {case}: {len(found)} launches", flush=True)
     print(f"{failed} cases failed")
