@@ -29,14 +29,27 @@ impl fmt::Display for SourceLine {
 }
 
 /// The source of a line of a module's committed PTX, from 1; `None` for what comes before a kernel's code, and where
-/// there is no table.
+/// there is no table. A twin has the lines of the file it is made of.
 pub fn source(module: &str, ptx_line: u32) -> Option<SourceLine> {
-    let text = LINES.get_file(format!("{module}.lines"))?.contents_utf8()?;
+    let stem = module.split('.').next()?;
+    let text = LINES.get_file(format!("{stem}.lines"))?.contents_utf8()?;
     let mut lines = text.lines();
     let files: Vec<&'static str> = lines.next()?.split(' ').collect();
     let places = lines.next()?;
     let at = place_of(lines.next()?, ptx_line)?;
     place(&files, places.split(' ').nth(at.checked_sub(1)?)?)
+}
+
+/// How many lines of PTX a module's table is about: of a text with another number of lines it says nothing.
+pub fn told(module: &str) -> Option<usize> {
+    let stem = module.split('.').next()?;
+    let runs = LINES.get_file(format!("{stem}.lines"))?.contents_utf8()?.lines().nth(2)?;
+    runs.split(' ').map(|run| length(run.split(',').next()?)).sum()
+}
+
+/// Lines of a run: nothing is one.
+fn length(count: &str) -> Option<usize> {
+    if count.is_empty() { Some(1) } else { count.parse().ok() }
 }
 
 /// The place of a line: the runs before it are passed over.
@@ -48,8 +61,8 @@ fn place_of(runs: &str, ptx_line: u32) -> Option<usize> {
             None => (run, None),
         };
         places += usize::from(known.is_none());
-        passed += if count.is_empty() { 1 } else { count.parse::<u32>().ok()? };
-        if ptx_line <= passed {
+        passed += length(count)?;
+        if ptx_line as usize <= passed {
             return Some(known.unwrap_or(places));
         }
     }
@@ -102,6 +115,7 @@ mod tests {
             .collect();
         for module in ptx::modules() {
             let text = ptx::module(module).unwrap();
+            assert_eq!(told(module), Some(text.lines().count()), "{module}: run cuda/compile.py");
             let is_statement =
                 |line: &str| line.starts_with("st.global") || line.starts_with("ld.global");
             for (line, _) in

@@ -10,10 +10,7 @@ use super::{
     parse::{self, Item, KernelText, Module, Operand, Statement, SyntaxError, Variable},
     registers::{Bank, Counts, Source},
 };
-use crate::ptx::{
-    self,
-    lines::{self, SourceLine},
-};
+use crate::ptx::lines::{self, SourceLine};
 
 /// Why a kernel cannot be run at all.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -122,9 +119,7 @@ impl Kernel {
             kernel: kernel.to_string(),
         })?;
         let mut built = Builder::new(module, &parsed, found).build(found)?;
-        let committed = ptx::module(module);
-        built.committed_lines =
-            committed.is_some_and(|c| c.lines().count() == text.lines().count());
+        built.committed_lines = lines::told(module) == Some(text.lines().count());
         Ok(built)
     }
 
@@ -428,7 +423,10 @@ impl Instruction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Arg, MapId};
+    use crate::{
+        plan::{Arg, MapId},
+        ptx,
+    };
 
     /// All but those that take tensor maps, whose plans the simulator refuses when they are prepared: these must
     /// be refused here too, by the name of the instruction that is missing.
