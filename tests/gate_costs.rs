@@ -14,7 +14,7 @@ use touchstone_reference::Case;
 
 const GATHER: &str = "embedding.gather:vocab=23,dim=32,tokens=33,table=f32,index=i32,pattern=uniform,padding=false,seed=1";
 const ATTENTION: &str =
-    "attention.forward:batch=1,seq_q=33,seq_k=70,heads_q=1,heads_kv=1,head_dim=32,dtype=f32,seed=1";
+    "attention.forward:batch=1,seq_q=33,seq_k=70,heads_q=1,heads_kv=1,head_dim=64,dtype=f32,seed=1";
 
 /// The records of a variant on a case on the simulator, with one module's text replaced.
 fn records(case: &str, variant: &str, replaced: Option<(&str, String)>) -> Vec<Record> {
@@ -60,11 +60,11 @@ fn sectors_that_a_kernel_reads_again_close_the_gate_with_the_numbers() {
 #[test]
 fn a_bank_conflict_closes_the_gate_with_the_numbers() {
     let before = records(ATTENTION, "online", None);
-    // Every other lane reads a word of the tile of Q that lies in the bank of the first: rows are 36 words long.
+    // Every other lane reads a word of the tile of Q that lies in the bank of the first: rows are 68 words long.
     let conflict = "{ .reg .b32 at; .reg .f32 v; mov.u32 at,%tid.x; and.b32 at,at,1; \
-                    mul.lo.s32 at,at,1152; ld.shared.f32 v,[at]; }";
+                    mul.lo.s32 at,at,2176; ld.shared.f32 v,[at]; }";
     let text = ptx::module("attention_online").expect("a module");
-    let start = text.find(".entry forward_d32(").expect("the entry");
+    let start = text.find(".entry forward_d64(").expect("the entry");
     // Behind the second barrier, the tiles are there.
     let second = text[start..].match_indices("bar.sync 0;").nth(1).expect("a barrier").0;
     let at = start + second + "bar.sync 0;".len();
