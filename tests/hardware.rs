@@ -1,8 +1,8 @@
 //! The simulator against hardware, on any machine: fingerprints of the outputs that a GPU gave, and counters that it
 //! counted, are committed under `tests/hardware/`.
 //!
-//! `touchstone check --out FILE` on a GPU, then `TOUCHSTONE_HARDWARE=FILE cargo test --test hardware`, writes
-//! `outputs.jsonl` anew; `tests/hardware/counters.py` writes `counters.jsonl`.
+//! `tests/hardware/record.sh` on a GPU gives both anew: its records become `outputs.jsonl` by
+//! `TOUCHSTONE_HARDWARE=FILE cargo test --test hardware`.
 
 #[path = "hardware/counters.rs"]
 mod counters;
