@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Compile cuda/kernels/*.cu to cuda/ptx/*.ptx with the NVRTC that requirements.txt pins.
+"""Compile cuda/kernels/*.cu to cuda/ptx/*.ptx with the NVRTC that requirements.txt pins, and note in
+cuda/lines/*.lines from which source lines each line of the PTX comes.
 
 No GPU and no CUDA install are needed. A kernel file may state its target in a line
 `// Target: compute_90a`; without one it is compute_80, which every later GPU runs. A line `// Twin: f16` says that the
 program also uses its PTX with the word bf16 replaced by f16 (`cuda/src/ptx.rs`): --resources assembles that text too.
 
   compile.py [STEM ...]              write the PTX (of these kernels only)
-  compile.py --check                 write nothing; exit 1 if any committed PTX is stale or left over
+  compile.py --check                 write nothing; exit 1 if any committed PTX, or its lines, is stale or left over
 
 NVRTC's output depends, for some kernels, on where its own memory lies: a file it compiled from the very same
 source may differ in the order of independent instructions. So compilation runs in a process with a fixed address
@@ -30,9 +31,12 @@ import subprocess
 import sys
 import tempfile
 
+import line_table
+
 HERE = pathlib.Path(__file__).resolve().parent
-KERNELS, PTX, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "resources.json"
+KERNELS, PTX, LINES, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "lines", HERE / "resources.json"
 BUDGET_BYTES = 4 * 1024 * 1024
+LINES_BUDGET_BYTES = 256 * 1024
 ATTEMPTS = 12
 FIXED_LAYOUT = "TOUCHSTONE_FIXED_LAYOUT"
 
@@ -67,6 +71,7 @@ class Nvrtc:
         return buffer.value.decode()
 
     def compile(self, source):
+        """PTX text of a kernel file, and its line table."""
         text = source.read_text(encoding="utf-8")
         target = re.search(r"^// Target: (compute_\w+)$", text, re.M)
         options = [
@@ -75,6 +80,7 @@ class Nvrtc:
             "--device-as-default-execution-space",
             f"--include-path={self.include}",
             f"--include-path={KERNELS}",
+            "-lineinfo",
         ]
         program = ctypes.c_void_p()
         self.lib.nvrtcCreateProgram(
@@ -89,9 +95,7 @@ class Nvrtc:
             print(f"{source.name}: {log}", file=sys.stderr)
         ptx = self.text(program, "nvrtcGetPTXSize", "nvrtcGetPTX")
         self.lib.nvrtcDestroyProgram(ctypes.byref(program))
-        # Blanks that mean nothing would be a tenth of it.
-        lines = (re.sub(r"\s+", " ", line.strip()).replace(", ", ",") for line in ptx.splitlines())
-        return "\n".join(line for line in lines if line and not line.startswith("//")) + "\n"
+        return line_table.split(ptx, KERNELS)
 
 
 def fix_layout():
@@ -108,12 +112,12 @@ def fix_layout():
 
 
 def another_layout_gives(stem, committed):
-    """Whether compiling under some random address layout gives the committed text."""
+    """Whether compiling under some random address layout gives the committed text and lines."""
     command = [sys.executable, __file__, "--print", stem]
     randomize = lambda: ctypes.CDLL(None).personality(0)
     for _ in range(ATTEMPTS):
         run = subprocess.run(command, capture_output=True, text=True, preexec_fn=randomize)
-        if run.stdout == committed:
+        if run.stdout == "".join(committed):
             return True
     return False
 
@@ -210,17 +214,21 @@ def main():
         sources = [s for s in sources if s.stem in options.stems]
     nvrtc, stale, table, stems = Nvrtc(), [], {}, []
     PTX.mkdir(exist_ok=True)
+    LINES.mkdir(exist_ok=True)
     for source in sources:
-        ptx, path = nvrtc.compile(source), PTX / f"{source.stem}.ptx"
+        compiled, path = nvrtc.compile(source), PTX / f"{source.stem}.ptx"
         if options.print:
-            sys.stdout.write(ptx)
+            sys.stdout.write("".join(compiled))
             continue
-        committed = path.read_text(encoding="utf-8") if path.exists() else None
-        chance = options.check and committed and committed != ptx
-        if committed != ptx and not (chance and another_layout_gives(source.stem, committed)):
-            stale.append(path.name)
+        paths = [path, LINES / f"{source.stem}.lines"]
+        committed = tuple(p.read_text(encoding="utf-8") if p.exists() else None for p in paths)
+        chance = options.check and None not in committed and committed != compiled
+        if committed != compiled and not (chance and another_layout_gives(source.stem, committed)):
+            differ = [p.name for p, old, new in zip(paths, committed, compiled) if old != new]
+            stale += differ
             if not options.check:
-                path.write_text(ptx, encoding="utf-8")
+                for each, text in zip(paths, compiled):
+                    each.write_text(text, encoding="utf-8")
         rewritten = path.name in stale and not options.check
         if (options.resources or rewritten) and path.exists():
             stems.append(source.stem)
@@ -233,7 +241,7 @@ def main():
         return
     if not options.stems:
         known = {s.stem for s in sources}
-        left_over = [p for p in PTX.glob("*.ptx") if p.stem not in known]
+        left_over = [p for p in [*PTX.glob("*.ptx"), *LINES.glob("*.lines")] if p.stem not in known]
         stale += [f"{p.name} (no kernel file)" for p in left_over]
         if not options.check:
             for path in left_over:
@@ -241,8 +249,11 @@ def main():
     total = sum(p.stat().st_size for p in PTX.glob("*.ptx"))
     if total > BUDGET_BYTES:
         sys.exit(f"cuda/ptx holds {total} bytes, over its budget of {BUDGET_BYTES}")
+    of_lines = sum(p.stat().st_size for p in LINES.glob("*.lines"))
+    if of_lines > LINES_BUDGET_BYTES:
+        sys.exit(f"cuda/lines holds {of_lines} bytes, over its budget of {LINES_BUDGET_BYTES}")
     verdict = ("stale: " if options.check else "written: ") + ", ".join(stale) if stale else "up to date"
-    print(f"{len(sources)} kernel files, {total / 1024:.0f} KiB of PTX in all; {verdict}")
+    print(f"{len(sources)} kernel files, {total / 1024:.0f} KiB of PTX and {of_lines / 1024:.0f} KiB of lines in all; {verdict}")
     more, whole = 0, len(stems) == len(list(KERNELS.glob("*.cu")))
     if stems and (options.json or options.check or stale):
         more = settle(table, stems, whole, options)

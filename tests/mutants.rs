@@ -15,12 +15,13 @@ use regex::Regex;
 use serde::Deserialize;
 use touchstone_bench::{Problem, agreement::same_bits, verify};
 use touchstone_cuda::{
+    Plan,
     gpu::Poison,
     ptx,
-    simulator::{Fault, Simulator, race::Races},
+    simulator::{Fault, Simulator, fault::FaultKind, race::Races},
     variants,
 };
-use touchstone_reference::Case;
+use touchstone_reference::{Case, DType};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,7 +47,7 @@ struct Row {
     replace: String,
     /// Which of the matches, from 0.
     nth: Vec<usize>,
-    /// Those that nothing reports, with the reason.
+    /// Those that nothing reports, with the reason why they are none the worse, or where they are caught.
     #[serde(default)]
     survivors: BTreeMap<String, String>,
 }
@@ -157,6 +158,32 @@ fn mutants_are_caught_and_survivors_are_explained() {
     }
     println!("{}", lines.join("\n"));
     assert!(surprises.is_empty(), "{}", surprises.join("\n"));
+}
+
+/// A sort whose scan takes a second round has more than four million keys: the scan alone is given as many rounds.
+#[test]
+fn a_scan_over_many_tiles_needs_both_barriers() {
+    const TILES: usize = 100;
+    let mut plan = Plan::new();
+    let counts = plan.output("counts", DType::U32, &[TILES]);
+    let totals = plan.output("totals", DType::U32, &[1]);
+    plan.fill(counts, 1);
+    let args = [counts.into(), totals.into(), TILES.into()];
+    plan.launch("radix_sort", "radix_scan", [1, 1, 1], [32, 1, 1], 0, &args);
+    let run = |simulator: &Simulator| {
+        let prepared = simulator.prepare(&plan).expect("a plan");
+        let outcome = prepared.run_watched(&mut Races::default());
+        outcome.map(|()| prepared.outputs().tensor("totals").to_i64())
+    };
+    assert_eq!(run(&Simulator::new()).expect("a sound kernel"), [TILES as i64 * 0x0101_0101]);
+    let row = rows().into_iter().find(|row| row.kernel == "radix_sort::radix_scan");
+    let row = row.expect("the mutants of the scan");
+    for nth in [0, 1] {
+        let text = mutated(&row, nth);
+        let error = run(&Simulator::new().with_module("radix_sort", text)).expect_err("a mutant");
+        let fault = error.downcast_ref::<Fault>().expect("a fault");
+        assert_eq!(fault.kind, FaultKind::Race, "{fault}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -13,6 +14,7 @@ use touchstone_reference::{Case, Expected, Work};
 use crate::{
     agreement::Agreement,
     environment::Environment,
+    exchange,
     measure::{self, Effort},
     record::{Executor, Outcome, Record, SCHEMA, WorkRecord},
     verify::{self, Problem, Verdict},
@@ -104,6 +106,8 @@ pub struct Runner {
     pub simulator: Option<Simulator>,
     /// The user's own kernels, which run after our variants of their operation.
     pub own: Vec<Arc<Custom>>,
+    /// Folder for what variants computed, as safetensors files: see [`Runner::kept_file`].
+    pub keep: Option<PathBuf>,
 }
 
 impl Runner {
@@ -117,8 +121,37 @@ impl Runner {
         if let Ok(gpu) = &gpu {
             environment.describe_device(gpu, measure_limits)?;
         }
-        let (only_variant, simulator, own) = (None, None, Vec::new());
-        Ok(Self { gpu, environment, time_references: true, only_variant, simulator, own })
+        Ok(Self {
+            gpu,
+            environment,
+            time_references: true,
+            only_variant: None,
+            simulator: None,
+            own: Vec::new(),
+            keep: None,
+        })
+    }
+
+    /// Name of the file in which [`Runner::keep`] holds what a variant computed.
+    pub fn kept_file(case: &Case, variant: &str, executor: Executor) -> String {
+        let hash = blake3::hash(format!("{variant} {case}").as_bytes()).to_hex();
+        let on = if executor == Executor::Simulator { "-simulator" } else { "" };
+        format!("{}-{}{on}-{}.safetensors", case.op(), variant.replace(':', "-"), &hash[..12])
+    }
+
+    /// Writes what a proven variant computed, its outputs in the reference's order.
+    fn keep_outputs(
+        &self,
+        prepared: &impl touchstone_cuda::Prepared,
+        problem: &Problem,
+        variant: &str,
+        executor: Executor,
+    ) -> anyhow::Result<()> {
+        let Some(folder) = &self.keep else { return Ok(()) };
+        std::fs::create_dir_all(folder)?;
+        let outputs = problem.operation.canonical(&problem.case, prepared.outputs()?)?;
+        let file = folder.join(Self::kept_file(&problem.case, variant, executor));
+        exchange::write_tensors(&file, &outputs)
     }
 
     /// The environment that records carry.
@@ -179,7 +212,7 @@ impl Runner {
                 NoPlan::Misfit(_) => Outcome::Failed { error: refusal.to_string() },
             });
             let outcome = match &plan {
-                Ok(plan) => self.cuda_outcome(plan, way.deterministic(), problem, &work, task),
+                Ok(plan) => self.cuda_outcome(plan, &way, problem, &work, task),
                 Err(refused) => refused.clone(),
             };
             let outcome = beside_naive(outcome, naive.as_ref(), problem);
@@ -189,7 +222,7 @@ impl Runner {
             records.push((Executor::Cuda, way.name(), outcome));
             if let (Some(simulator), Way::Ours(variant)) = (&self.simulator, &way) {
                 let (outcome, cost) = match plan {
-                    Ok(plan) => simulated(simulator, &plan, problem, variant.deterministic),
+                    Ok(plan) => self.simulated(simulator, &plan, problem, variant),
                     Err(refused) => (refused, None),
                 };
                 records.push((Executor::Simulator, way.name(), outcome));
@@ -236,7 +269,7 @@ impl Runner {
     fn cuda_outcome(
         &mut self,
         plan: &Plan,
-        deterministic: bool,
+        way: &Way,
         problem: &Problem,
         work: &Work,
         task: Task,
@@ -247,10 +280,11 @@ impl Runner {
         };
         let limits = self.environment.device.as_ref().and_then(|d| d.limits.as_ref());
         let run = || -> anyhow::Result<Outcome> {
-            let (prepared, agreement) = match proven(gpu, plan, problem, deterministic)? {
+            let (prepared, agreement) = match proven(gpu, plan, problem, way.deterministic())? {
                 Ok(proven) => proven,
                 Err(outcome) => return Ok(outcome),
             };
+            self.keep_outputs(&prepared, problem, &way.name(), Executor::Cuda)?;
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
             let mut measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
             if let Some(factor) = effort.slow_down {
@@ -273,6 +307,26 @@ impl Runner {
             self.reopen();
         }
         outcome
+    }
+
+    /// What comes of a plan on the simulator, with its cost when it is right.
+    fn simulated(
+        &self,
+        simulator: &Simulator,
+        plan: &Plan,
+        problem: &Problem,
+        variant: &Variant,
+    ) -> (Outcome, Option<Cost>) {
+        let run = || -> anyhow::Result<(Outcome, Option<Cost>)> {
+            Ok(match proven(simulator, plan, problem, variant.deterministic)? {
+                Ok((prepared, agreement)) => {
+                    self.keep_outputs(&prepared, problem, variant.name, Executor::Simulator)?;
+                    (Outcome::Checked { agreement }, prepared.cost())
+                }
+                Err(outcome) => (outcome, None),
+            })
+        };
+        run().unwrap_or_else(|error| (Outcome::Failed { error: format!("{error:#}") }, None))
     }
 
     /// Opens the device again after a kernel has destroyed its context.
@@ -300,20 +354,6 @@ fn proven<'e, E: touchstone_cuda::Executor>(
         Verdict::Right(agreement) => Ok((prepared, agreement)),
         Verdict::Wrong(agreement, complaint) => Err(Outcome::Wrong { agreement, complaint }),
     })
-}
-
-/// What comes of a plan on the simulator, with its cost when it is right.
-fn simulated(
-    simulator: &Simulator,
-    plan: &Plan,
-    problem: &Problem,
-    deterministic: bool,
-) -> (Outcome, Option<Cost>) {
-    match proven(simulator, plan, problem, deterministic) {
-        Ok(Ok((prepared, agreement))) => (Outcome::Checked { agreement }, prepared.cost()),
-        Ok(Err(outcome)) => (outcome, None),
-        Err(error) => (Outcome::Failed { error: format!("{error:#}") }, None),
-    }
 }
 
 /// Turns a right outcome into a wrong one when its error is out of proportion to the naive variant's.

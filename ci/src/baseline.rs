@@ -33,7 +33,8 @@ pub fn find(path: &Path, current: &[Record]) -> anyhow::Result<Result<Found, Str
     let here: BTreeSet<Place> = current.iter().map(Place::of).collect();
     for folder in &folders {
         let records = record::read(folder)?;
-        let answers = |r: &Record| r.measurement().is_some() && here.contains(&Place::of(r));
+        let is_answer = |r: &Record| r.measurement().is_some() || r.cost.is_some();
+        let answers = |r: &Record| is_answer(r) && here.contains(&Place::of(r));
         if records.iter().any(answers) {
             return Ok(Ok((records, folder.clone())));
         }
@@ -119,6 +120,13 @@ fn key(record: &Record) -> Key {
     (op, workload.clone(), case.clone(), *executor, variant.clone(), inputs.clone())
 }
 
+/// Whether a record says nothing new beside another: the same everything, or the same exact cost of the same result,
+/// which does not depend on where and when it was counted.
+fn says_the_same(old: &Record, new: &Record) -> bool {
+    let counted = old.executor == Executor::Simulator && old.cost.is_some();
+    old == new || counted && old.cost == new.cost && old.outcome == new.outcome
+}
+
 /// Makes the answers in `current` the baseline in `folder`: one record a line, sorted, one file a vertical, so that
 /// version control shows what changed. Questions that `current` does not answer keep their answers. Returns
 /// what changed.
@@ -142,8 +150,11 @@ pub fn accept(folder: &Path, current: &[Record]) -> anyhow::Result<Vec<Change>> 
     }
     let device = |record: &Record| (record.executor, Place::of(record).device);
     // What was skipped for want of a device is no answer to anything.
-    let here =
-        |record: &&Record| record.executor == Executor::Cpu || record.environment.device.is_some();
+    let here = |record: &&Record| match record.executor {
+        Executor::Cpu => true,
+        Executor::Cuda => record.environment.device.is_some(),
+        Executor::Simulator => record.cost.is_some(),
+    };
     let mut files: BTreeMap<String, BTreeMap<Key, Record>> = BTreeMap::new();
     let old = match folder.is_dir() && holds_records(folder)? {
         true => record::read(folder)?,
@@ -167,10 +178,11 @@ pub fn accept(folder: &Path, current: &[Record]) -> anyhow::Result<Vec<Change>> 
     let mut changes = Vec::new();
     for record in current.iter().filter(here) {
         let answers = files.entry(record.vertical().to_string()).or_default();
-        let old = answers.insert(key(record), record.clone());
-        if old.as_ref() == Some(record) {
+        let old = answers.get(&key(record)).cloned();
+        if old.as_ref().is_some_and(|old| says_the_same(old, record)) {
             continue;
         }
+        answers.insert(key(record), record.clone());
         let median = |record: &Record| record.measurement().and_then(|m| m.median_ns());
         changes.push(Change {
             variant: record.variant.clone(),

@@ -120,6 +120,8 @@ template <typename T> struct Gradients {
             const int w = threadIdx.x % 32;
             shared.warps[threadIdx.x / 32][k][(w & 16) + lane * 4 + (w & 8) / 4 + (w & 4) / 4] = exchange(shares);
         }
+        // A shuffle orders no memory: the other lanes have their u before it is overwritten only behind this.
+        __syncwarp();
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             const int k = j * 4 + lane;

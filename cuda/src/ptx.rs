@@ -1,6 +1,8 @@
 //! PTX by module name: what `cuda/compile.py` makes of `cuda/kernels/*.cu`, embedded in the program, and
 //! what a user adds at run time.
 
+pub mod lines;
+
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},

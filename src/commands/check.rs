@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Records file to create, with the outputs' fingerprints; it must not exist
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Folder for what every variant computed and was found right in, as safetensors files
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 /// Checks every selected case; a single replayed case is told in detail.
@@ -36,6 +39,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::new(arguments.selection.device, false)?;
     runner.only_variant = arguments.selection.variant.clone();
     runner.simulator = arguments.simulate.then(Simulator::new);
+    runner.keep = arguments.keep.clone();
     runner.own.extend(kernel.map(Arc::new));
     let mut writer = arguments.out.as_deref().map(Writer::create).transpose()?;
     if selected.is_empty() {

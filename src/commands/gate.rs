@@ -36,7 +36,7 @@ pub struct Arguments {
     /// Folder for the verdicts as JSON, Markdown, JUnit XML, Bencher Metric Format and SARIF [default: report]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Judge only what this executor ran
+    /// Judge, or accept, only what this executor ran
     #[arg(long, value_enum)]
     only: Option<Only>,
     /// What was learned of the workloads' noise [default: noise.json in the baseline's folder]
@@ -61,6 +61,16 @@ enum Only {
     Simulator,
 }
 
+impl Only {
+    const fn executor(self) -> Executor {
+        match self {
+            Self::Cpu => Executor::Cpu,
+            Self::Cuda => Executor::Cuda,
+            Self::Simulator => Executor::Simulator,
+        }
+    }
+}
+
 /// Judges, writes the verdicts, then decides the exit code.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runs: Vec<Vec<Record>> =
@@ -68,7 +78,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(path) = &arguments.learn {
         return learn(&runs, path);
     }
-    let current = runs.concat();
+    let mut current = runs.concat();
+    if arguments.accept
+        && let Some(only) = arguments.only
+    {
+        current.retain(|record| record.executor == only.executor());
+    }
     if let (true, Some(folder)) = (arguments.accept, &arguments.baseline) {
         return accept(folder, &current);
     }
@@ -81,11 +96,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn judge(arguments: &Arguments, current: &[Record]) -> anyhow::Result<Verdicts> {
-    let only = arguments.only.map(|only| match only {
-        Only::Cpu => Executor::Cpu,
-        Only::Cuda => Executor::Cuda,
-        Only::Simulator => Executor::Simulator,
-    });
+    let only = arguments.only.map(Only::executor);
     let options = |noise: Noise| GateOptions { only, noise, ..GateOptions::default() };
     let named = arguments.noise.as_deref().map(Noise::read).transpose()?;
     let Some(path) = &arguments.baseline else {

@@ -301,7 +301,7 @@ pub fn fault(launch: &LaunchState<'_>, site: Site, lane: u32, hazard: Hazard) ->
     let other = hazard.other.map(|(site, lane)| {
         let instruction = &kernel.instructions[site.pc as usize];
         Side {
-            line: None,
+            line: kernel.source(instruction),
             ptx_line: instruction.line,
             instruction: instruction.text.replace('\t', " "),
             block: coordinates(site.block, launch.grid),
@@ -312,7 +312,7 @@ pub fn fault(launch: &LaunchState<'_>, site: Site, lane: u32, hazard: Hazard) ->
         kind: hazard.kind,
         module: kernel.module.clone(),
         kernel: kernel.name.clone(),
-        line: None,
+        line: kernel.source(instruction),
         ptx_line: instruction.line,
         instruction: instruction.text.replace('\t', " "),
         block: coordinates(site.block, launch.grid),

@@ -252,7 +252,9 @@ impl Counts {
         let bytes = access.bytes_per_lane;
         match access.space {
             Space::Global => self.global(access.kind, sectors(requests, bytes)),
-            Space::Shared => self.shared(access.kind, shared_wavefronts(requests, bytes)),
+            Space::Shared => {
+                self.shared(access.kind, shared_wavefronts(access.kind, requests, bytes))
+            }
             Space::Local => self.local_requests += 1,
             Space::Param | Space::Const => {}
         }

@@ -150,11 +150,7 @@ impl<M: Monitor> Context<'_, '_, M> {
             return Ok(Next::Advance);
         }
         match &decoded.op {
-            Op::Compute(compute) | Op::Aligned(compute) => {
-                compute(&mut warp.registers, active)?;
-            }
-            Op::Collective(_, compute) => {
-                self.monitor.warp_exchange(site, active);
+            Op::Compute(compute) | Op::Aligned(compute) | Op::Collective(_, compute) => {
                 compute(&mut warp.registers, active)?;
             }
             Op::Branch(_) | Op::Nothing | Op::FenceProducts => {}

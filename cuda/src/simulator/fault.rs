@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::monitor::Site;
+use crate::ptx::lines::SourceLine;
 
 /// A state space of PTX (ISA 8.4, chapter 5.1) in which a byte has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,8 +148,8 @@ pub struct Fault {
     pub module: String,
     /// Name of the kernel.
     pub kernel: String,
-    /// Source file and line, when the module has line information.
-    pub line: Option<(String, u32)>,
+    /// The line of source, when the module is one of ours.
+    pub line: Option<SourceLine>,
     /// Line of the module's PTX text, from 1.
     pub ptx_line: u32,
     /// The PTX instruction.
@@ -168,8 +169,8 @@ pub struct Fault {
 /// One side of a race: an instruction of a thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Side {
-    /// Source file and line, when the module has line information.
-    pub line: Option<(String, u32)>,
+    /// The line of source, when the module is one of ours.
+    pub line: Option<SourceLine>,
     /// Line of the module's PTX text, from 1.
     pub ptx_line: u32,
     /// The PTX instruction.
@@ -185,10 +186,10 @@ impl fmt::Display for Side {
         let [bx, by, bz] = self.block;
         let [tx, ty, tz] = self.thread;
         write!(f, "block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz})")?;
-        if let Some((file, line)) = &self.line {
-            write!(f, " ({file}:{line})")?;
+        if let Some(line) = self.line {
+            write!(f, ", {line}")?;
         }
-        write!(f, ", PTX line {}: {}", self.ptx_line, self.instruction)
+        write!(f, " (PTX line {}: {})", self.ptx_line, self.instruction)
     }
 }
 
@@ -197,8 +198,8 @@ impl fmt::Display for Fault {
         let [bx, by, bz] = self.block;
         let [tx, ty, tz] = self.thread;
         write!(f, "{} in {}::{}", self.kind, self.module, self.kernel)?;
-        if let Some((file, line)) = &self.line {
-            write!(f, " ({file}:{line})")?;
+        if let Some(line) = self.line {
+            write!(f, " at {line}")?;
         }
         write!(f, ", block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz})")?;
         if let Some(Place { space, address, buffer }) = &self.memory {
@@ -212,10 +213,8 @@ impl fmt::Display for Fault {
         }
         if let Some(other) = &self.other {
             write!(f, " by {other}; here")?;
-        } else {
-            write!(f, ";")?;
         }
-        write!(f, " PTX line {}: {}", self.ptx_line, self.instruction)
+        write!(f, " (PTX line {}: {})", self.ptx_line, self.instruction)
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     parse::{self, Item, KernelText, Module, Operand, Statement, SyntaxError, Variable},
     registers::{Bank, Counts, Source},
 };
+use crate::ptx::lines::{self, SourceLine};
 
 /// Why a kernel cannot be run at all.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -89,6 +90,9 @@ pub struct Kernel {
     pub variables: Vec<ModuleVariable>,
     /// Whether its blocks talk to each other.
     pub communicates: bool,
+    /// Whether the lines of its text are those of the committed one, whose sources are known. A mutant's are, too,
+    /// when it is changed within its lines.
+    committed_lines: bool,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -114,7 +118,14 @@ impl Kernel {
             module: module.to_string(),
             kernel: kernel.to_string(),
         })?;
-        Builder::new(module, &parsed, found).build(found)
+        let mut built = Builder::new(module, &parsed, found).build(found)?;
+        built.committed_lines = lines::told(module) == Some(text.lines().count());
+        Ok(built)
+    }
+
+    /// The line of source that an instruction of it comes from, where that is known.
+    pub fn source(&self, instruction: &Instruction) -> Option<SourceLine> {
+        self.committed_lines.then(|| lines::source(&self.module, instruction.line)).flatten()
     }
 }
 
@@ -157,6 +168,7 @@ impl<'t> Builder<'t> {
                 max_threads: text.max_threads,
                 variables: Vec::new(),
                 communicates: false,
+                committed_lines: false,
             },
         };
         builder.declare_variables(parsed, text);

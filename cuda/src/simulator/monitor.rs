@@ -249,10 +249,6 @@ pub trait Monitor: Send + Sized {
     /// `bar.warp.sync` of these lanes.
     fn warp_barrier(&mut self, site: Site, lanes: u32) {}
 
-    /// A shuffle, vote, match or reduction among these lanes: all have come so far, but nothing that one wrote
-    /// is promised to be visible to another.
-    fn warp_exchange(&mut self, site: Site, lanes: u32) {}
-
     /// `membar` or `fence`, sequentially consistent or acquire-release, by each active lane.
     fn fence(&mut self, site: Site, scope: Scope, active: u32) {}
 
@@ -374,11 +370,6 @@ impl<A: Monitor, B: Monitor> Monitor for (A, B) {
     fn warp_barrier(&mut self, site: Site, lanes: u32) {
         self.0.warp_barrier(site, lanes);
         self.1.warp_barrier(site, lanes);
-    }
-
-    fn warp_exchange(&mut self, site: Site, lanes: u32) {
-        self.0.warp_exchange(site, lanes);
-        self.1.warp_exchange(site, lanes);
     }
 
     fn fence(&mut self, site: Site, scope: Scope, active: u32) {

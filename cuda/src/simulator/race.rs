@@ -5,8 +5,8 @@
 //! 8.4, chapter 8): barriers of the block, named ones too; `bar.warp.sync` among its members; release and
 //! acquire, or a fence before a relaxed write and one after the read that saw it ([`order`]); mbarriers; waits
 //! for asynchronous copies; the end of a launch. That the simulator steps the lanes of a warp together makes
-//! none: on hardware lanes may drift apart. A shuffle or vote orders what a lane read before it ahead of what
-//! another writes after it, for all lanes have come so far; it does not make a write visible.
+//! none: on hardware lanes may drift apart. Nor does a shuffle, vote, match or reduction of a warp: they exchange
+//! registers, and PTX promises no order of memory with them.
 //!
 //! So a race is found whatever order the accesses came in this time. What can be missed: a race among more
 //! than [`attempt::MOST_READS`] unordered readers of one word.
@@ -104,7 +104,6 @@ impl Races {
             mark,
             thread: index,
             know: &me.know,
-            reads: me.reads(),
             proxied: engine.map(|_| &*me.proxied),
             writes,
             atomic: false,
@@ -159,7 +158,6 @@ impl Monitor for Races {
                     mark: *mark,
                     thread: 0,
                     know: &unordered,
-                    reads: &unordered,
                     proxied: None,
                     writes: touch == Touch::Write,
                     atomic: true,
@@ -239,7 +237,6 @@ impl Monitor for Races {
                 },
                 thread: index,
                 know: &me.know,
-                reads: me.reads(),
                 proxied: through_proxy.then_some(&*me.proxied),
                 writes: kind.writes(),
                 atomic: strong,
@@ -291,21 +288,6 @@ impl Monitor for Races {
             }
         }
         leave(meeting, &mut block.threads);
-    }
-
-    fn warp_exchange(&mut self, site: Site, members: u32) {
-        let number = site.block as u32;
-        let Some(block) = self.running.get_mut(&number) else { return };
-        let mut meeting = Meeting::new(number, block.threads.len().next_multiple_of(32));
-        for index in lanes(members).map(|lane| thread(site, lane)) {
-            if let Some(member) = block.threads.get_mut(index) {
-                meeting.exchange(index, member);
-            }
-        }
-        let (reads, _, members) = meeting.close();
-        for index in members {
-            block.threads[index].reads = Some(reads.clone());
-        }
     }
 
     fn fence(&mut self, site: Site, scope: Scope, active: u32) {
@@ -433,16 +415,9 @@ impl Monitor for Races {
 
 /// Those that waited leave a barrier with what all that arrived knew.
 fn leave(meeting: Meeting, threads: &mut [Thread]) {
-    let block = meeting.block;
     let (know, proxied, waiting) = meeting.close();
-    let all = waiting.len() == threads.len();
     for index in waiting {
         threads[index].know = know.clone();
-        if all {
-            // Everybody's accesses are known now, reads among them.
-            threads[index].reads = None;
-        }
-        threads[index].keep_reads(block, &know);
         threads[index].proxied = proxied.clone();
     }
 }

@@ -22,8 +22,6 @@ pub(super) struct Attempt<'a> {
     pub mark: Mark,
     pub thread: usize,
     pub know: &'a Know,
-    /// What it knows of reads.
-    pub reads: &'a Know,
     /// What the asynchronous proxy may see, for an access through it.
     pub proxied: Option<&'a Know>,
     pub writes: bool,
@@ -49,8 +47,7 @@ impl Attempt<'_> {
             // No order helps: the cache of that path may hold what was there when the kernel began.
             return of(FaultKind::Race, mark.lanes.trailing_zeros());
         }
-        let know = if touch == Touch::Read { self.reads } else { self.know };
-        if let Some(lane) = know.misses(self.mark.block, self.thread, mark) {
+        if let Some(lane) = self.misses(mark) {
             let same_block = mark.block == self.mark.block;
             let agree = self.mark.manner.agrees(mark.manner, same_block);
             let kind = if mark.engine == 0 { FaultKind::Race } else { FaultKind::PendingCopy };

@@ -170,9 +170,6 @@ impl Snapshot {
 pub(super) struct Thread {
     /// What happened before its next access.
     pub know: Arc<Know>,
-    /// The same for reads alone, where exchanges within the warp told more: what another lane read before
-    /// it came to the exchange, it has read.
-    pub reads: Option<Arc<Know>>,
     /// Stamp of its accesses now.
     pub stamp: u32,
     /// What it knew at its last fence of the block's scope or wider.
@@ -191,7 +188,6 @@ impl Thread {
     pub(super) fn new(nothing: &Arc<Know>) -> Self {
         Self {
             know: nothing.clone(),
-            reads: None,
             stamp: 1,
             fenced: None,
             fenced_device: None,
@@ -216,22 +212,6 @@ impl Thread {
         let mut know = Know::clone(&self.know);
         published.iter().for_each(|(of, other)| know.absorb(block, *of, other));
         self.know = know.settled();
-        let now = self.know.clone();
-        self.keep_reads(block, &now);
-    }
-
-    /// What it knew of reads stays known beside what it learned.
-    pub(super) fn keep_reads(&mut self, block: u32, learned: &Know) {
-        if let Some(reads) = &mut self.reads {
-            let mut both = Know::clone(reads);
-            both.absorb(block, block, learned);
-            *reads = both.settled();
-        }
-    }
-
-    /// What it knows to have been read before.
-    pub(super) fn reads(&self) -> &Arc<Know> {
-        self.reads.as_ref().unwrap_or(&self.know)
     }
 }
 
@@ -265,14 +245,6 @@ impl Meeting {
         gather(&mut self.proxied, proxied, &thread.proxied, self.block);
         self.know.know_of(index, thread.stamp);
         thread.stamp += 1;
-    }
-
-    /// A thread comes to an exchange: only what was read before is told.
-    pub(super) fn exchange(&mut self, index: usize, thread: &mut Thread) {
-        gather(&mut self.know, &mut self.last[0], thread.reads(), self.block);
-        self.know.know_of(index, thread.stamp);
-        thread.stamp += 1;
-        self.waiting.push(index);
     }
 
     /// What was gathered, for those that leave.

@@ -143,22 +143,6 @@ fn lock_step_is_no_order_but_a_warp_barrier_is() {
 }
 
 #[test]
-fn a_shuffle_orders_reads_before_writes_and_no_more() {
-    let mut play = Play::block();
-    let site = Site { pc: 0, block: 0, warp: 0 };
-    play.weak(0, Load, 0).unwrap();
-    play.weak(0, Store, 4).unwrap();
-    play.0.warp_exchange(site, 0b11);
-    play.weak(1, Store, 0).unwrap();
-    races(play.weak(1, Load, 4));
-    races(play.weak(1, Store, 4));
-    // Lane 2 took no part.
-    play.weak(0, Load, 8).unwrap();
-    play.0.warp_exchange(site, 0b11);
-    races(play.weak(2, Store, 8));
-}
-
-#[test]
 fn two_lanes_of_one_store_race_for_one_word() {
     let mut play = Play::block();
     let site = Site { pc: 1, block: 0, warp: 0 };
