@@ -1,6 +1,9 @@
 //! Which cases a command works on.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail, ensure};
 use touchstone_bench::{Problem, Tier, Workload, exchange, workload};
@@ -143,7 +146,7 @@ impl Selection {
     /// the user's own kernel.
     pub fn cases(&self, tiers: &[Tier], own: Option<&Custom>) -> anyhow::Result<Vec<Selected>> {
         let mut selected = self.of_tiers(tiers, own)?;
-        self.check_variant(&selected, own)?;
+        self.check_variant(&selected.iter().map(|some| some.case.op()).collect(), own)?;
         if let Some(own) = own {
             ensure!(
                 selected.iter().any(|some| some.case.op() == own.op()),
@@ -218,16 +221,24 @@ impl Selection {
         Ok(chosen)
     }
 
-    /// Refuses a variant name that no selected operation has: it would check nothing and pass.
-    fn check_variant(&self, selected: &[Selected], own: Option<&Custom>) -> anyhow::Result<()> {
+    /// Whether a variant is asked for.
+    pub fn wants(&self, variant: &str) -> bool {
+        self.variant.as_ref().is_none_or(|name| variant.contains(name.as_str()))
+    }
+
+    /// Refuses a variant name that none of these operations has: it would check nothing and pass.
+    ///
+    /// # Errors
+    /// With the names that there are.
+    pub fn check_variant(&self, ops: &BTreeSet<&str>, own: Option<&Custom>) -> anyhow::Result<()> {
         let Some(name) = &self.variant else { return Ok(()) };
-        let known: std::collections::BTreeSet<String> = touchstone_cuda::variants()
-            .filter(|v| selected.iter().any(|s| s.case.op() == v.op))
+        let known: BTreeSet<String> = touchstone_cuda::variants()
+            .filter(|v| ops.contains(v.op))
             .map(|v| v.name.to_string())
             .chain(["reference".to_string()])
             .chain(own.map(Custom::name))
             .collect();
-        if !known.iter().any(|variant| variant.contains(name.as_str())) {
+        if !known.iter().any(|variant| self.wants(variant)) {
             bail!("no variant matches '{name}'; there are: {}", Vec::from_iter(known).join(", "));
         }
         Ok(())

@@ -32,6 +32,7 @@ fn unknown_names_are_refused_before_anything_runs() {
     let folder = folder();
     refuses(folder.path(), &["check", "atention"], &["atention", "touchstone list"]);
     refuses(folder.path(), &["run", "--variant", "fastest", "ssm"], &["fastest", "sequential"]);
+    refuses(folder.path(), &["list", "--variant", "fastest", "ssm"], &["fastest", "sequential"]);
     refuses(folder.path(), &["check", "no.such:n=1"], &["no.such", "attention.forward"]);
     refuses(folder.path(), &["check", "attention.forward:colour=1"], &["colour"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was written");

@@ -39,11 +39,23 @@ fn swapping_the_sides_swaps_slower_and_faster() {
 }
 
 #[test]
-fn processors_are_given_a_larger_effect() {
-    let cpu = |median| [record("reference", Executor::Cpu, around(median))];
+fn processors_are_given_a_larger_effect_and_the_largest_against_another_hour() {
+    let cpu = |median| record("reference", Executor::Cpu, around(median));
     let options = GateOptions::default();
-    expect(&gate(&cpu(1000.0), &cpu(1080.0), &options), Verdict::Same, true);
-    expect(&gate(&cpu(1000.0), &cpu(1120.0), &options), Verdict::Slower, false);
+    let stored = |median| gate(&[cpu(1000.0)], &[cpu(median)], &options);
+    expect(&stored(1200.0), Verdict::Same, true);
+    expect(&stored(1300.0), Verdict::Slower, false);
+    let in_turn = |median| {
+        let sides = [(Side::A, 1000.0), (Side::B, median)];
+        let rounds = (0..4).flat_map(|round| sides.map(|(side, median)| (side, round, median)));
+        let record = |(side, round, median)| Record {
+            trial: Some(Trial { side, round, binary: "00".into() }),
+            ..cpu(median)
+        };
+        gate_interleaved(&rounds.map(record).collect::<Vec<_>>(), &options).unwrap()
+    };
+    expect(&in_turn(1080.0), Verdict::Same, true);
+    expect(&in_turn(1120.0), Verdict::Slower, false);
 }
 
 #[test]
@@ -291,7 +303,8 @@ fn accepting_writes_a_sorted_baseline_one_record_a_line_and_says_what_changed() 
     let failed = Outcome::Failed { error: "out of memory".into() };
     let mut elsewhere = cuda(around(1.0));
     elsewhere.environment = environment("Other GPU", "550.1");
-    let half = interleaved(1, 3, 1.0, &mut 1);
+    let trial = Some(Trial { side: Side::A, round: 0, binary: "00".into() });
+    let half = vec![Record { trial, ..cuda(around(1.0)) }];
     for (bad, says) in [
         (vec![cuda(around(1.0)), cuda(wrong)], "3 NaN"),
         (vec![cuda(failed)], "out of memory"),

@@ -43,7 +43,8 @@ fn cold_and_warm_are_judged_apart_and_the_one_that_tells_decides() {
     expect(&verdicts, Verdict::Same, true);
     assert_eq!(verdicts.entries[0].current.as_ref().unwrap().series, "warm");
     expect(&judge(noisy(1000.0, 100.0), noisy(1000.0, 150.0)), Verdict::Slower, false);
-    expect(&judge(noisy(1000.0, 100.0), noisy(1200.0, 100.0)), Verdict::Unclear, true);
+    let far = both((1000.0, 4.0), (100.0, 0.01));
+    expect(&judge(far, both((2500.0, 4.0), (100.0, 0.01))), Verdict::Unclear, true);
 }
 
 #[test]

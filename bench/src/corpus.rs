@@ -18,7 +18,7 @@ pub struct Corpus {
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     /// The file cannot be read.
-    #[error("cannot read corpus {path}: {source}", path = path.display())]
+    #[error("cannot read corpus {path}", path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

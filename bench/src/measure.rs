@@ -42,7 +42,7 @@ impl Effort {
     pub const QUICK: Self = Self {
         gpu_samples: 31,
         gpu_budget: Duration::from_millis(100),
-        cpu_samples: 11,
+        cpu_samples: 21,
         cpu_budget: Duration::from_millis(300),
         cpu_patience: Duration::from_secs(10),
         slow_down: None,

@@ -11,7 +11,7 @@ use crate::{
     Entry, Place, Verdict, Verdicts,
     cost::compare_costs,
     judgement::{Judgement, compare_times, decide_all},
-    noise::{Asked, Noise},
+    noise::{Asked, Mode, Noise},
 };
 
 /// Constants of the rule.
@@ -20,8 +20,11 @@ pub struct GateOptions {
     /// Smallest change of the median on a GPU that counts where no noise was learned, as a share: 0.05. Below
     /// it lie clock steps and the placement of buffers.
     pub gpu_effect: f64,
-    /// The same on a processor: 0.10. Other processes and frequency scaling move a median further there.
+    /// The same on a processor between two builds in turn: 0.10. Other processes and frequency scaling move a
+    /// median further there.
     pub cpu_effect: f64,
+    /// The same on a processor against records of another hour, which other processes disturbed otherwise: 0.25.
+    pub cpu_stored_effect: f64,
     /// No change smaller than this counts, however little noise was learned: 0.01.
     pub least_effect: f64,
     /// Fewer samples than this on either side allow no statement: 5, the fewest whose quartiles are not
@@ -45,6 +48,7 @@ impl Default for GateOptions {
         Self {
             gpu_effect: 0.05,
             cpu_effect: 0.10,
+            cpu_stored_effect: 0.25,
             least_effect: 0.01,
             min_samples: 5,
             min_rounds: 4,
@@ -59,9 +63,10 @@ impl Default for GateOptions {
 impl GateOptions {
     /// The smallest change of `record`'s time that counts.
     pub(crate) fn effect(&self, record: &Record, asked: &Asked<'_>) -> f64 {
-        let without = match record.executor {
-            Executor::Cpu | Executor::Simulator => self.cpu_effect,
-            Executor::Cuda => self.gpu_effect,
+        let without = match (record.executor, asked.mode) {
+            (Executor::Cuda, _) => self.gpu_effect,
+            (_, Mode::Interleaved) => self.cpu_effect,
+            (_, Mode::Stored) => self.cpu_stored_effect,
         };
         self.noise.effect(record, asked, without, self.least_effect)
     }

@@ -33,12 +33,13 @@ pub(crate) fn verdicts(verdicts: &Verdicts) -> String {
         text,
         "\n{} questions were skipped by both sides; {} samples were left out because the device throttled. \
          Slower and faster need a change beyond the smallest one that counts for the workload (learned, or \
-         {:.0} % on a GPU and {:.0} % on a processor), a 99 % interval of the ratio that leaves out 1, and a \
+         {:.0} % on a GPU, {:.0} % on a processor, {:.0} % there against another hour), a 99 % interval of the ratio that leaves out 1, and a \
          Mann–Whitney test that survives the control of false discoveries at {:.0} %.",
         verdicts.skipped,
         verdicts.throttled(),
         options.gpu_effect * 100.0,
         options.cpu_effect * 100.0,
+        options.cpu_stored_effect * 100.0,
         options.false_discovery * 100.0
     );
     for verdict in Verdict::ALL {

@@ -8,6 +8,7 @@
 use adjustp::Procedure;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Beta, Distribution};
 use statrs::stats_tests::{
     Alternative,
     mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu},
@@ -45,7 +46,9 @@ pub(crate) fn change(rounds: &[Round<'_>], resamples: usize, seed: &str) -> Opti
         .collect();
     let ratio = median(&mut ratios);
     let mut rng = ChaCha8Rng::from_seed(*blake3::hash(seed.as_bytes()).as_bytes());
-    let mut drawn: Vec<f64> = (0..resamples).map(|_| resample(rounds, &mut rng)).collect();
+    let sorted: Vec<[Resampled; 2]> =
+        rounds.iter().map(|(old, new)| [Resampled::new(old), Resampled::new(new)]).collect();
+    let mut drawn: Vec<f64> = (0..resamples).map(|_| resample(&sorted, &mut rng)).collect();
     drawn.sort_by(f64::total_cmp);
     let tail = (resamples as f64 * (1.0 - CONFIDENCE) / 2.0) as usize;
     let (low, high) = match drawn.len() {
@@ -56,20 +59,44 @@ pub(crate) fn change(rounds: &[Round<'_>], resamples: usize, seed: &str) -> Opti
 }
 
 /// The estimate from rounds drawn with replacement and samples drawn with replacement within each.
-fn resample(rounds: &[Round<'_>], rng: &mut ChaCha8Rng) -> f64 {
-    let draw = |samples: &[f64], rng: &mut ChaCha8Rng| {
-        let mut drawn: Vec<f64> =
-            (0..samples.len()).map(|_| samples[rng.random_range(0..samples.len())]).collect();
-        median(&mut drawn)
-    };
+fn resample(rounds: &[[Resampled; 2]], rng: &mut ChaCha8Rng) -> f64 {
     let mut ratios: Vec<f64> = (0..rounds.len())
         .map(|_| {
-            let (old, new) = rounds[rng.random_range(0..rounds.len())];
-            let old = draw(old, rng);
-            draw(new, rng) / old
+            let [old, new] = &rounds[rng.random_range(0..rounds.len())];
+            let old = old.median(rng);
+            new.median(rng) / old
         })
         .collect();
     median(&mut ratios)
+}
+
+/// Samples whose medians under drawing with replacement are drawn at once, by the law that they have: the places of n
+/// draws among n sorted samples are n uniform numbers, and of these the one in order k + 1 follows Beta(k + 1, n - k).
+struct Resampled {
+    sorted: Vec<f64>,
+    upper: Beta<f64>,
+}
+
+impl Resampled {
+    fn new(samples: &[f64]) -> Self {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (n, k) = (sorted.len(), sorted.len() / 2);
+        let upper = Beta::new((k + 1) as f64, (n - k).max(1) as f64);
+        Self { sorted, upper: upper.expect("both are positive") }
+    }
+
+    fn median(&self, rng: &mut ChaCha8Rng) -> f64 {
+        let (n, k) = (self.sorted.len(), self.sorted.len() / 2);
+        let at = |u: f64| self.sorted[((u * n as f64) as usize).min(n - 1)];
+        let upper = self.upper.sample(rng);
+        if n % 2 == 1 {
+            return at(upper);
+        }
+        // The lower of the two in the middle is the largest of k uniform numbers below the upper one.
+        let lower = upper * rng.random::<f64>().powf(1.0 / k as f64);
+        (at(lower) + at(upper)) / 2.0
+    }
 }
 
 /// Median, by selection; the order of `values` is lost.
@@ -118,6 +145,35 @@ mod tests {
         assert_eq!(median(&mut [3.0]), 3.0);
         assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
         assert_eq!(median(&mut [5.0, 1.0, 9.0]), 5.0);
+    }
+
+    #[test]
+    fn medians_drawn_at_once_have_the_law_of_medians_of_drawn_samples() {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        for n in [1, 2, 5, 12, 31] {
+            let samples: Vec<f64> = (0..n).map(f64::from).collect();
+            let resampled = Resampled::new(&samples);
+            let (mut at_once, mut one_by_one) = ([0.0; 3], [0.0; 3]);
+            const DRAWS: usize = 20_000;
+            let mut note = |sums: &mut [f64; 3], median: f64| {
+                sums[0] += median;
+                sums[1] += median * median;
+                sums[2] += f64::from(u8::from(median < f64::from(n) * 0.3));
+            };
+            for _ in 0..DRAWS {
+                note(&mut at_once, resampled.median(&mut rng));
+                let mut drawn: Vec<f64> =
+                    samples.iter().map(|_| samples[rng.random_range(0..samples.len())]).collect();
+                note(&mut one_by_one, median(&mut drawn));
+            }
+            // Means of the median, its square and a tail: four standard errors of sums of bounded terms.
+            let width = f64::from(n).max(1.0);
+            let error = 4.0 * (2.0 / DRAWS as f64).sqrt();
+            for (sum, scale) in [(0, width), (1, width * width), (2, 1.0)] {
+                let apart = (at_once[sum] - one_by_one[sum]).abs() / DRAWS as f64;
+                assert!(apart <= error * scale / 2.0, "{n} samples, figure {sum}: {apart}");
+            }
+        }
     }
 
     #[test]

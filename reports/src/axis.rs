@@ -78,6 +78,29 @@ impl Axis {
         Self { label: label.to_string(), log: false, range: 0.0..high, ticks }
     }
 
+    /// A logarithmic axis of ratios, as far below 1 as above it, no wider than it must be.
+    pub fn ratios(label: &str, values: impl Iterator<Item = f64>) -> Self {
+        let size = |ratio: f64| ratio.max(1.0 / ratio);
+        let largest = values.filter(|v| v.is_finite() && *v > 0.0).map(size).fold(1.0, f64::max);
+        let steps: [&[f64]; 5] = [
+            &[0.96, 0.98, 1.0, 1.02, 1.04],
+            &[0.9, 0.95, 1.0, 1.05, 1.1],
+            &[0.8, 0.9, 1.0, 1.1, 1.2],
+            &[0.5, 0.7, 1.0, 1.5, 2.0],
+            &[0.1, 0.3, 1.0, 3.0, 10.0],
+        ];
+        let reach = |ticks: &[f64]| 1.02 * size(ticks[0]).max(ticks[ticks.len() - 1]);
+        let text = |ratio: f64| format!("{}×", units::tick(ratio));
+        let (reach, ticks) = match steps.iter().find(|ticks| reach(ticks) >= largest) {
+            Some(ticks) => (reach(ticks), ticks.iter().map(|&x| (x, text(x))).collect()),
+            None => {
+                let reach = 1.1 * largest;
+                (reach, decimal_ticks(&(1.0 / reach..reach), text))
+            }
+        };
+        Self { label: label.to_string(), log: true, range: 1.0 / reach..reach, ticks }
+    }
+
     /// A linear axis with a tick at each given position.
     pub fn ticked(label: &str, range: Range<f64>, ticks: Vec<(f64, String)>) -> Self {
         Self { label: label.to_string(), log: false, range, ticks }
@@ -116,7 +139,7 @@ fn padded(values: impl Iterator<Item = f64>) -> Range<f64> {
 
 /// Ticks at whole multiples of powers of ten, thinned step by step to powers only until there are at
 /// most seven and their texts fit side by side.
-fn decimal_ticks(range: &Range<f64>, format: fn(f64) -> String) -> Vec<(f64, String)> {
+fn decimal_ticks(range: &Range<f64>, format: impl Fn(f64) -> String) -> Vec<(f64, String)> {
     let (low, high) = (range.start.log10().floor() as i32, range.end.log10().ceil() as i32);
     let at = |steps: &[f64], every: i32| -> Vec<(f64, String)> {
         (low..=high)
@@ -191,6 +214,21 @@ mod tests {
             .map(|(tick, _)| tick)
             .collect();
         assert_eq!(decades, [1.0, 10.0, 100.0, 1000.0, 10000.0]);
+    }
+
+    #[test]
+    fn ratios_lie_about_one_with_ticks_on_both_sides() {
+        for largest in [1.0, 1.01, 1.07, 1.3, 2.5, 8.0, 30.0, 1e5] {
+            let axis = Axis::ratios("ratio", [1.0, 1.0 / largest].into_iter());
+            let Range { start, end } = axis.range;
+            assert!((start * end - 1.0).abs() < 1e-12 && start <= 1.0 / largest, "{start} {end}");
+            let side = |test: fn(f64) -> bool| axis.ticks.iter().any(|(at, _)| test(*at));
+            assert!(
+                side(|at| at < 1.0) && side(|at| at == 1.0) && side(|at| at > 1.0),
+                "{largest}"
+            );
+            assert!(axis.ticks.iter().all(|(at, _)| axis.range.contains(at)), "{largest}");
+        }
     }
 
     #[test]

@@ -143,7 +143,9 @@ impl Chart {
             overlay.push_str("\"/>");
         }
         for mark in &self.marks {
-            let Some((low, high)) = mark.whisker else { continue };
+            let Some(ends) = mark.whisker else { continue };
+            let within = |value: f64| value.clamp(self.y.range.start, self.y.range.end);
+            let (low, high) = (within(ends.0), within(ends.1));
             let ((x, top), (_, bottom)) = (pixel((mark.at.0, high)), pixel((mark.at.0, low)));
             // A shorter one is hidden by its mark.
             if bottom - top > 2.0 * mark.radius {

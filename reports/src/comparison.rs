@@ -192,11 +192,7 @@ fn figure(changes: &[Change]) -> anyhow::Result<Option<Figure>> {
     let chart = Chart {
         title: "Time after over time before, against time before".to_string(),
         x,
-        y: Axis::log(
-            "time after / time before",
-            marks.iter().map(|mark| mark.at.1).chain([0.8, 1.25]),
-            |ratio| format!("{}×", units::tick(ratio)),
-        ),
+        y: Axis::ratios("time after / time before", marks.iter().map(|mark| mark.at.1)),
         lines: vec![Line {
             slot: 0,
             points: vec![(ends.0, 1.0), (ends.1, 1.0)],

@@ -20,7 +20,7 @@ use crate::default_folder;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     touchstone gate --baseline ci/baselines records.jsonl          judge by the folder of this device\n  \
-    touchstone run --against ./touchstone-before --out ab.jsonl    two builds, A B A B …\n  \
+    touchstone run --against ./touchstone-before --out ab.jsonl    two builds in turn    \n  \
     touchstone gate ab.jsonl                                       judge side B by side A\n  \
     touchstone gate --accept --baseline ci/baselines/h100 records.jsonl\n  \
     touchstone gate --learn ci/baselines/h100/noise.json run1.jsonl run2.jsonl run3.jsonl\n\n\

@@ -30,16 +30,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             workload.cases.retain(|case| shard.holds(case));
         }
     }
-    let chosen = arguments.selection.matching(&workloads)?;
+    let selection = &arguments.selection;
+    let chosen = selection.matching(&workloads)?;
+    selection.check_variant(&chosen.iter().map(|w| w.op.as_str()).collect(), None)?;
     let text = match arguments.json {
-        true => serde_json::to_string_pretty(&as_json(&chosen))? + "\n",
-        false => as_text(&chosen, arguments.cases),
+        true => serde_json::to_string_pretty(&as_json(&chosen, selection))? + "\n",
+        false => as_text(&chosen, selection, arguments.cases),
     };
     print_text(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn as_text(chosen: &[&Workload], with_cases: bool) -> String {
+fn as_text(chosen: &[&Workload], selection: &Selection, with_cases: bool) -> String {
     let mut lines = Vec::new();
     for operation in operations() {
         let asked: Vec<_> = chosen.iter().filter(|w| w.op == operation.name).collect();
@@ -47,7 +49,8 @@ fn as_text(chosen: &[&Workload], with_cases: bool) -> String {
             continue;
         }
         lines.push(format!("{}  {}", operation.name, operation.summary));
-        for variant in touchstone_cuda::variants().filter(|v| v.op == operation.name) {
+        let of_it = touchstone_cuda::variants().filter(|v| v.op == operation.name);
+        for variant in of_it.filter(|v| selection.wants(v.name)) {
             lines.push(format!("  variant   {:<20} {}", variant.name, variant.idea));
         }
         for w in asked {
@@ -63,10 +66,10 @@ fn as_text(chosen: &[&Workload], with_cases: bool) -> String {
     lines.join("\n")
 }
 
-fn as_json(chosen: &[&Workload]) -> serde_json::Value {
+fn as_json(chosen: &[&Workload], selection: &Selection) -> serde_json::Value {
     let operation = |operation: &'static touchstone_reference::Operation| {
         let variants: Vec<_> = touchstone_cuda::variants()
-            .filter(|v| v.op == operation.name)
+            .filter(|v| v.op == operation.name && selection.wants(v.name))
             .map(|v| json!({"name": v.name, "idea": v.idea, "deterministic": v.deterministic}))
             .collect();
         let workloads: Vec<_> = chosen

@@ -13,7 +13,7 @@ use crate::{default_folder, select::Selection, shipped};
 /// Arguments of the main job.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Folder of the report
+    /// Folder of the report, and of the records in it [default: report]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Text for the text chain (UTF-8) instead of the built-in corpus

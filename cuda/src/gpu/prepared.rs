@@ -45,6 +45,17 @@ pub struct Timing {
     pub throttled: usize,
 }
 
+impl Timing {
+    /// Moves samples in, or counts them as left out.
+    fn keep(&mut self, samples_ns: &mut Vec<f64>, throttled: bool) {
+        match throttled {
+            true => self.throttled += samples_ns.len(),
+            false => self.samples_ns.append(samples_ns),
+        }
+        samples_ns.clear();
+    }
+}
+
 /// What a kernel takes of a multiprocessor, as the driver loaded it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelResources {
@@ -83,6 +94,10 @@ const FEWEST_SAMPLES: usize = 5;
 
 /// Time after which a series ends with the samples it has.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the driver is asked whether the device throttles. Where it does, the samples since the last question are
+/// left out.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(5);
 
 /// What is kept free for the driver, modules and the cache flush.
 const RESERVE_BYTES: usize = 512 << 20;
@@ -337,6 +352,7 @@ impl Prepared<'_> {
         };
         let mut timing = Timing { runs, ..Timing::default() };
         let begin = Instant::now();
+        let (mut unchecked, mut asked) = (Vec::new(), begin);
         for sample in 0..samples {
             if sample >= FEWEST_SAMPLES && begin.elapsed() > PATIENCE {
                 break;
@@ -345,13 +361,15 @@ impl Prepared<'_> {
                 flush.fill(&self.gpu.stream, 0x3C).map_err(|e| anyhow!(describe(&e)))?;
             }
             let ns = self.gpu.between_events(|| self.replay(graph.as_ref(), runs))? / runs as f64;
-            if self.gpu.is_throttled() {
-                timing.throttled += 1;
-            } else {
-                // Events resolve no finer; shorter numbers keep records small.
-                timing.samples_ns.push((ns * 10.0).round() / 10.0);
+            // Events resolve no finer; shorter numbers keep records small.
+            unchecked.push((ns * 10.0).round() / 10.0);
+            // To ask the driver takes longer than a short run.
+            if asked.elapsed() > BETWEEN_QUESTIONS {
+                timing.keep(&mut unchecked, self.gpu.is_throttled());
+                asked = Instant::now();
             }
         }
+        timing.keep(&mut unchecked, self.gpu.is_throttled());
         Ok(timing)
     }
 
