@@ -277,6 +277,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             product_wait<0>();
             product_done(dp);
             product_done(dk_sum);
+            __syncwarp();  // every lane has read that turn's statistics
             if (lane == 0) barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
             differ(turn);
         }

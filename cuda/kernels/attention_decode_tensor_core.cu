@@ -19,7 +19,7 @@
 namespace {
 
 typedef __nv_bfloat16 T;
-constexpr int WARPS = 4, STEP = 16, HEADS = 8;
+constexpr int WARPS = 4, STEP = 16, HEADS = 8, BATCH = 8;
 
 __device__ __forceinline__ u32 transposed(u32 pair) {
     u32 result;
@@ -219,21 +219,35 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
     __threadfence();
     const i64 rows = (i64)n.batch * n.heads_q;
 #pragma unroll 1
-    for (int at = threadIdx.x; at < heads * n.dim; at += WARPS * 32) {
+    for (int at = threadIdx.x * 4; at < heads * n.dim; at += WARPS * 32 * 4) {
         const int h = at / n.dim, d = at % n.dim;
         const i64 row = first_head + h;
-        float top = NEG_INFINITY, all = 0.f, mean = 0.f;
-#pragma unroll 4
-        for (int s = 0; s < n.splits; ++s) {
-            const float2 stat = __ldcg((const float2*)&stats[(s * rows + row) * 2]);
-            const float part_sum = __ldcg(&sums[(s * rows + row) * n.dim + d]);
-            const float rise = fmaxf(top, stat.x), base = rise == NEG_INFINITY ? 0.f : rise;
-            const float old = exp2_fast(top - base), weight = exp2_fast(stat.x - base);
-            top = rise;
-            all = fmaf(weight, stat.y, all * old);
-            mean = fmaf(weight, part_sum, mean * old);
+        float top = NEG_INFINITY, all = 0.f;
+        float4 mean = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll 1
+        for (int s0 = 0; s0 < n.splits; s0 += BATCH) {
+            float2 stat[BATCH];
+            float4 x[BATCH];
+#pragma unroll
+            for (int s = 0; s < BATCH; ++s) {
+                const i64 from = min(s0 + s, n.splits - 1) * rows + row;
+                stat[s] = __ldcg((const float2*)&stats[from * 2]);
+                x[s] = __ldcg((const float4*)&sums[from * n.dim + d]);
+                if (s0 + s >= n.splits) stat[s] = {NEG_INFINITY, 0.f};
+            }
+#pragma unroll
+            for (int s = 0; s < BATCH; ++s) {
+                const float rise = fmaxf(top, stat[s].x), base = rise == NEG_INFINITY ? 0.f : rise;
+                const float old = exp2_fast(top - base), weight = exp2_fast(stat[s].x - base);
+                top = rise;
+                all = fmaf(weight, stat[s].y, all * old);
+                mean = {fmaf(weight, x[s].x, mean.x * old), fmaf(weight, x[s].y, mean.y * old),
+                        fmaf(weight, x[s].z, mean.z * old), fmaf(weight, x[s].w, mean.w * old)};
+            }
         }
-        o[row * n.dim + d] = from_float<T>(all > 0.f ? mean / all : 0.f);
+        const float inverse = all > 0.f ? 1.f / all : 0.f;
+        *(uint2*)(o + row * n.dim + d) = {Pair<T>::pack(mean.x * inverse, mean.y * inverse),
+                                          Pair<T>::pack(mean.z * inverse, mean.w * inverse)};
         if (d == 0) lse[row] = all > 0.f ? top * LN_2 + logf(all) : NEG_INFINITY;
     }
 }

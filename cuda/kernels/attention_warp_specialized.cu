@@ -91,6 +91,7 @@ __device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const Te
 
 // Starts s = Q K^T for a warpgroup's 64 queries.
 template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_rows, u32 k_tile) {
+    asm volatile("" : "+r"(q_rows));  // or descriptors that stay the same would be kept in registers
 #pragma unroll
     for (int d = 0; d < S::DIM; d += 16) {
         const u64 a = tile_descriptor(q_rows + d / 64 * (S::QUERIES * ROW) + d % 64 * 2, 16);
@@ -186,11 +187,11 @@ __device__ __forceinline__ void finish(float (&o)[S::DIM / 2], const Softmax& ro
                 blind ? NEG_INFINITY : row.max[half] * factor * LN_2 + logf(total);
         if (work.count > 0)
 #pragma unroll
-        for (int c = 0; c < S::DIM / 8; ++c) {
-            const u32 two = Pair<T>::pack(o[c * 4 + half * 2] * inverse, o[c * 4 + half * 2 + 1] * inverse);
-            const u32 to = rows + c / 8 * (S::QUERIES * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(blind ? 0u : two) : "memory");
-        }
+            for (int c = 0; c < S::DIM / 8; ++c) {
+                const u32 two = Pair<T>::pack(o[c * 4 + half * 2] * inverse, o[c * 4 + half * 2 + 1] * inverse);
+                const u32 to = rows + c / 8 * (S::QUERIES * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(blind ? 0u : two) : "memory");
+            }
     }
     __syncwarp();
     constexpr int CHUNKS = S::DIM / 8;
@@ -248,14 +249,6 @@ __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Si
                 }
             soften<KEYS>(s, row, shrink, factor);
         };
-        // Only the last tile of keys, the first to come, may reach behind those that exist.
-        const auto clear_tile = [&](int j) {
-            const int end = work.keys - j * KEYS;
-            if (end >= KEYS || work.keys == n.seq_k) return;
-            clear_behind<S>(shared + S::V + tile % STAGES * S::TILE, end, threadIdx.x % 128);
-            order_for_engines();
-            named_sync(5 + group, 128);
-        };
         if (work.count > 0) {
             const u32 q_rows = q_tile + group * 64 * ROW;
             int j = work.first + work.count - 1;
@@ -268,15 +261,21 @@ __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Si
             leave(shared + S::K_FREE + 8 * (tile % STAGES));
             soften_tile(j);
             round_off<KEYS>(p, s);
+            // Only the last tile of keys, the first to come, may reach behind those that exist.
+            if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
+                barrier_wait(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+                clear_behind<S>(shared + S::V + tile % STAGES * S::TILE, work.keys - j * KEYS, threadIdx.x % 128);
+                order_for_engines();
+                named_sync(5 + group, 128);
+            }
 #pragma unroll 1
-            for (; j > work.first; ++tile) {
+            for (; --j >= work.first; ++tile) {
                 const u32 now = tile % STAGES, next = (tile + 1) % STAGES;
                 barrier_wait(shared + S::K_FULL + 8 * next, (tile + 1) / STAGES & 1);
                 named_sync(1 + group, 256);
                 product_begin();
                 begin_scores<S>(s, q_rows, shared + S::K + next * S::TILE);
                 barrier_wait(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
-                clear_tile(j--);
                 begin_gather<S>(o, p, shared + S::V + now * S::TILE);
                 named_arrive(1 + next_group, 256);
                 product_wait<1>();
@@ -291,7 +290,6 @@ __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Si
                 round_off<KEYS>(p, s);
             }
             barrier_wait(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-            clear_tile(j);
             product_begin();
             begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
             product_wait<0>();
@@ -350,10 +348,6 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
         const Sizes n = {lengths_q, lengths_k, batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, section}; \
         attend<Shape<DIM, KEYS, GROUPS, SLOTS>>(&q, &k, &v, o, lse, n, scale);                                        \
     }
-#ifdef VARIANT
-VARIANT
-#else
 KERNEL(64, 128, 2, 2)
 KERNEL(128, 128, 2, 2)
 KERNEL(256, 80, 2, 1)
-#endif

@@ -131,9 +131,9 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     /// Query heads a block takes.
     const HEADS: usize = 8;
     /// Keys that are worth a block.
-    const LEAST_KEYS: usize = 128;
-    /// Blocks that fill an H100 or H200 four times over, three at a time on each of 132 multiprocessors.
-    const ENOUGH_BLOCKS: usize = 4 * 3 * 132;
+    const LEAST_KEYS: usize = 64;
+    /// Blocks that an H100 or H200 holds at a time: three on each of 132 multiprocessors.
+    const RESIDENT: usize = 3 * 132;
     let p = case.params::<Params>()?;
     let problem = p.problem();
     if p.dtype == DType::F32 {
@@ -142,7 +142,9 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     let tile = tile_dim(&problem, 8)?;
     let tiles = p.batch * p.heads_kv * problem.group().div_ceil(HEADS);
     let most = p.seq_k.div_ceil(LEAST_KEYS).max(1);
-    let splits = (ENOUGH_BLOCKS / tiles.max(1)).clamp(1, most);
+    // All blocks at once where that leaves few places empty; otherwise so many that the last round weighs little.
+    let enough = if tiles > RESIDENT / 2 { 4 * RESIDENT } else { RESIDENT };
+    let splits = (enough / tiles.max(1)).clamp(1, most);
 
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
