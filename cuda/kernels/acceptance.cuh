@@ -125,9 +125,11 @@ struct LocateShared {
 
 // The smallest token of begin .. end - 1 with positive weight at which `before` plus the running sum exceeds the
 // threshold; where rounding leaves none, the last one with positive weight. All threads of the block (a
-// multiple of 32) call it and all get the result. Each step scans 4 tokens a thread.
-__device__ __forceinline__ int locate(const float* p, const float* q, i64 begin, i64 end, bool aligned, float before,
-                                      float threshold, LocateShared& shared) {
+// multiple of 32) call it and all get the result. Each step scans 4 tokens a thread; weights(t, end) are those of
+// tokens t .. t + 3, zero from `end` on.
+template <typename Weights>
+__device__ __forceinline__ int locate(const Weights& weights, i64 begin, i64 end, float before, float threshold,
+                                      LocateShared& shared) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     if (threadIdx.x == 0) {
         shared.found = NOWHERE;
@@ -135,7 +137,7 @@ __device__ __forceinline__ int locate(const float* p, const float* q, i64 begin,
     }
     for (i64 tile = begin; tile < end; tile += 4 * (i64)blockDim.x) {
         const i64 t = tile + 4 * (i64)threadIdx.x;
-        const float4 four = weight4(p, q, t, end, aligned);
+        const float4 four = weights(t, end);
         const float w[4] = {four.x, four.y, four.z, four.w};
         float own[4];
         own[0] = w[0];
@@ -172,6 +174,17 @@ __device__ __forceinline__ int locate(const float* p, const float* q, i64 begin,
         if (shared.found != NOWHERE) break;
     }
     return shared.found != NOWHERE ? shared.found : shared.last;
+}
+
+// The same of p, or of max(p - q, 0).
+struct Difference {
+    const float *p, *q;
+    bool aligned;
+    __device__ __forceinline__ float4 operator()(i64 t, i64 end) const { return weight4(p, q, t, end, aligned); }
+};
+__device__ __forceinline__ int locate(const float* p, const float* q, i64 begin, i64 end, bool aligned, float before,
+                                      float threshold, LocateShared& shared) {
+    return locate(Difference{p, q, aligned}, begin, end, before, threshold, shared);
 }
 
 // Order in which the largest value wins and among equals the lowest token: the largest key is the argmax.

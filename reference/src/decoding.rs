@@ -6,7 +6,16 @@
 use crate::algorithm::Operation;
 
 pub mod block;
+pub mod law;
+pub(crate) mod outcome;
 pub(crate) mod residual;
+pub mod topology;
+pub mod tree;
+pub mod typical;
 
 /// The operations of this vertical.
-pub const OPERATIONS: &[Operation] = &[Operation::of::<block::Block>()];
+pub const OPERATIONS: &[Operation] = &[
+    Operation::of::<tree::Tree>(),
+    Operation::of::<typical::Typical>(),
+    Operation::of::<block::Block>(),
+];

@@ -1,10 +1,11 @@
 //! Block verification: a chain draft whose tokens are decided together, so that more of them are kept.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use super::residual::{Residual, Scalar};
+use super::{
+    outcome::Column,
+    residual::{Residual, Scalar},
+};
 use crate::{
     acceptance::{
         chain::{self, Chain, Lengths, Mode, Row},
@@ -12,7 +13,7 @@ use crate::{
     },
     algorithm::{Algorithm, Work},
     draw::Draw,
-    expected::{Discrete, Expected, Outputs},
+    expected::Outputs,
     tensor::{DType, Tensors},
 };
 
@@ -54,6 +55,13 @@ impl Params {
             relation,
             draws,
         }
+    }
+}
+
+impl From<chain::Params> for Params {
+    fn from(params: chain::Params) -> Self {
+        let chain::Params { batch, draft_len, vocab, lengths, mass, relation, draws, .. } = params;
+        Self { batch, draft_len, vocab, lengths, mass, relation, draws }
     }
 }
 
@@ -100,39 +108,23 @@ impl Algorithm for Block {
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
         let &Params { batch, draft_len, .. } = params;
-        let (mut accepted, mut tokens) = (Vec::new(), Vec::new());
-        let (mut also_accepted, mut also_tokens) = (BTreeMap::new(), BTreeMap::new());
-        for (at, row) in chain::rows(&params.chain(), inputs).enumerate() {
-            let written: Vec<(i64, Vec<i64>, Vec<i64>)> = outcomes(&row)
-                .into_iter()
-                .map(|count| {
-                    let (token, others) = further(&row, count);
-                    let mut written = vec![-1; draft_len + 1];
-                    for (slot, &t) in written.iter_mut().zip(&row.tokens[..count]) {
-                        *slot = t.into();
-                    }
-                    written[count] = token;
-                    (count as i64, written, others)
-                })
-                .collect();
-            let (count, first, _) = &written[0];
-            for (other, line, others) in &written {
-                note(&mut also_accepted, at, *count, &[*other]);
-                for (i, &token) in line.iter().enumerate() {
-                    note(&mut also_tokens, tokens.len() + i, first[i], &[token]);
+        let (mut accepted, mut tokens) = (Column::new(1), Column::new(draft_len + 1));
+        for row in chain::rows(&params.chain(), inputs) {
+            let (mut counts, mut lines) = (Vec::new(), Vec::new());
+            for count in outcomes(&row) {
+                counts.push(vec![count as i64]);
+                let (token, others) = further(&row, count);
+                for further in std::iter::once(token).chain(others) {
+                    let kept = row.tokens[..count].iter().map(|&token| i64::from(token));
+                    lines.push(kept.chain([further]).collect());
                 }
-                let further = *other as usize;
-                note(&mut also_tokens, tokens.len() + further, first[further], others);
             }
-            accepted.push(*count);
-            tokens.extend(first);
+            accepted.push(&counts);
+            tokens.push(&lines);
         }
-        let discrete = |shape: &[usize], value, also| {
-            Expected::Discrete(Discrete { dtype: DType::I32, shape: shape.to_vec(), value, also })
-        };
         Outputs::new()
-            .with("accepted", discrete(&[batch], accepted, also_accepted))
-            .with("tokens", discrete(&[batch, draft_len + 1], tokens, also_tokens))
+            .with("accepted", accepted.expected(&[batch]))
+            .with("tokens", tokens.expected(&[batch, draft_len + 1]))
     }
 
     /// The longest prefix is decided first, from three numbers a token; a shorter one takes p and q of its position,
@@ -150,17 +142,6 @@ impl Algorithm for Block {
             work.items += (count + 1) as f64;
         }
         work
-    }
-}
-
-/// Adds right values of an element beside `value`.
-pub(super) fn note(also: &mut BTreeMap<usize, Vec<i64>>, at: usize, value: i64, more: &[i64]) {
-    let mut others: Vec<i64> = also.remove(&at).unwrap_or_default();
-    others.extend(more.iter().filter(|&&other| other != value));
-    others.sort_unstable();
-    others.dedup();
-    if !others.is_empty() {
-        also.insert(at, others);
     }
 }
 
