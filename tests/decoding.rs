@@ -209,7 +209,8 @@ fn small() -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     (target, draft)
 }
 
-const ROWS: usize = 200_000;
+/// Enough that a sampler 2 % off is rejected in all but a few of a thousand seeds: computed from its exact law.
+const ROWS: usize = 400_000;
 const DRAFTS: [Drafts; 3] = [Drafts::Independent, Drafts::Distinct, Drafts::Top];
 
 /// p-value of the law of what was emitted, continued by the target.
@@ -269,7 +270,6 @@ fn a_tree_decided_by_another_kind_of_draft_is_rejected() {
     for (drawn, decided) in [
         (Drafts::Independent, Drafts::Distinct),
         (Drafts::Distinct, Drafts::Independent),
-        (Drafts::Distinct, Drafts::Top),
         (Drafts::Top, Drafts::Distinct),
     ] {
         let (mut params, inputs) = problem(drawn, 1);
@@ -277,6 +277,15 @@ fn a_tree_decided_by_another_kind_of_draft_is_rejected() {
         let p = p_value(&tokens(&params, &inputs));
         assert!(p < FALSE_ALARM, "drawn {drawn:?}, decided {decided:?}: p = {p:e}");
     }
+}
+
+/// The rule for certain tokens asks of them only that they differ: it keeps the law of the target whatever chose them.
+#[test]
+fn the_rule_for_top_tokens_keeps_the_law_of_any_distinct_ones() {
+    let (mut params, inputs) = problem(Drafts::Distinct, 1);
+    params.drafts = Drafts::Top;
+    let p = p_value(&tokens(&params, &inputs));
+    assert!(p > FALSE_ALARM, "p = {p:e}");
 }
 
 /// Rows without an accepted child take their token from max(p − q, 0), as after one rejection: the residual must be
@@ -369,7 +378,8 @@ fn a_block_emits_the_targets_law() {
 #[test]
 fn a_block_that_accepts_two_percent_less_is_rejected() {
     let (target, draft) = small();
-    let (params, inputs) = emitted::repeated_block(&target, &draft, ROWS, 1);
+    // What is off by 2 % in one of two prefixes is seen in more rows.
+    let (params, inputs) = emitted::repeated_block(&target, &draft, 3 * ROWS, 1);
     let p = p_value(&block_of(&params, &scaled(&inputs, "accept_u", 1.0 / 0.98)));
     assert!(p < FALSE_ALARM, "p = {p:e}");
 }

@@ -74,54 +74,64 @@ def pick(weights, u):
     return torch.searchsorted(running, u[:, None] * running[:, -1:], right=True).squeeze(-1)
 
 
-def tree_acceptance(depth, width, drafts):
-    """The rule of decoding.tree for a whole batch: every row takes every step, since none can be left early."""
+def tree_level(width, drafts):
+    """Decides the children of one node of each row: the child accepted (-1: none), c, and the tokens rejected by `top`.
+    Every row takes every step, since none can be left early."""
+
+    def level(at_p, at_q, token, sibling, u, child, alive):
+        rows = torch.arange(at_p.shape[0], device=at_p.device)
+        one = torch.ones_like(at_p[:, 0])
+        c, s, left, chosen, taken = 0 * one, one, one, torch.full_like(child, -1), []
+        for _ in range(width):
+            open_ = alive & (child >= 0) & (chosen < 0)
+            here = child.clamp(min=0)
+            t = token[rows, here].clamp(min=0)
+            p_t, q_t, u_t = at_p[rows, t], at_q[rows, t], u[rows, here]
+            if drafts == "top":
+                accept = open_ & (u_t * left < p_t)
+                left = torch.where(open_ & ~accept, left - p_t, left)
+                taken.append(torch.where(open_ & ~accept, t, -1))
+            else:
+                open_ = open_ & (left > LEFT)
+                accept = open_ & ((c + u_t * s) * q_t < p_t)
+                reject = open_ & ~accept
+                if drafts == "distinct":
+                    left = torch.where(reject, left - q_t, left)
+                c = torch.where(reject, c + s, c)
+                s = torch.where(reject, (at_p - c[:, None] * at_q).clamp(min=0).sum(-1) / left, s)
+            chosen = torch.where(accept, child, chosen)
+            child = torch.where(child >= 0, sibling[rows, here], child)
+        return chosen, c, torch.stack(taken, 1) if taken else chosen[:, None]
+
+    return level
+
+
+def tree_acceptance(depth, width, drafts, optimize=lambda function: function):
+    """The rule of decoding.tree for a whole batch; `optimize` compiles what is done at each depth."""
+    level = optimize(tree_level(width, drafts))
+
+    @optimize
+    def last(at_p, at_q, c, rejected, u):
+        if drafts == "top":
+            for i in range(rejected.shape[1]):
+                at_p = at_p.masked_fill(torch.arange(at_p.shape[1], device=at_p.device) == rejected[:, i : i + 1], 0)
+        else:
+            at_p = (at_p - c[:, None] * at_q).clamp(min=0)
+        return pick(at_p, u).clamp(max=at_p.shape[1] - 1)
 
     def run(p, q, token, first, sibling, u, sample_u):
-        batch, vocab = p.shape[0], p.shape[2]
-        rows = torch.arange(batch, device=p.device)
-        node = torch.zeros(batch, dtype=torch.long, device=p.device)
-        alive = torch.ones(batch, dtype=torch.bool, device=p.device)
-        one = torch.ones(batch, dtype=p.dtype, device=p.device)
-        emitted, last_c = [], 0 * one
-        rejected = torch.full((batch, width), -1, dtype=torch.long, device=p.device)
+        rows = torch.arange(p.shape[0], device=p.device)
+        node = torch.zeros_like(rows)
+        alive, emitted, ends = node == 0, [], None
         for _ in range(depth + 1):
-            at_p, at_q = p[rows, node], q[rows, node]
-            c, s, left, child = 0 * one, one, one, first[rows, node]
-            chosen = torch.full_like(node, -1)
-            taken = torch.full((batch, width), -1, dtype=torch.long, device=p.device)
-            for i in range(width):
-                open_ = alive & (child >= 0) & (chosen < 0)
-                here = child.clamp(min=0)
-                t = token[rows, here].clamp(min=0)
-                p_t, q_t, u_t = at_p[rows, t], at_q[rows, t], u[rows, here]
-                if drafts == "top":
-                    accept = open_ & (u_t * left < p_t)
-                    left = torch.where(open_ & ~accept, left - p_t, left)
-                    taken[:, i] = torch.where(open_ & ~accept, t, -1)
-                else:
-                    open_ = open_ & (left > LEFT)
-                    accept = open_ & ((c + u_t * s) * q_t < p_t)
-                    reject = open_ & ~accept
-                    if drafts == "distinct":
-                        left = torch.where(reject, left - q_t, left)
-                    c = torch.where(reject, c + s, c)
-                    s = torch.where(reject, (at_p - c[:, None] * at_q).clamp(min=0).sum(-1) / left, s)
-                chosen = torch.where(accept, child, chosen)
-                child = torch.where(child >= 0, sibling[rows, here], child)
-            last_c = torch.where(alive, c, last_c)
-            rejected = torch.where(alive[:, None], taken, rejected)
+            chosen, *end = level(p[rows, node], q[rows, node], token, sibling, u, first[rows, node], alive)
+            ends = end if ends is None else [
+                torch.where(alive.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(end, ends)
+            ]
             alive = alive & (chosen >= 0)
             node = torch.where(alive, chosen, node)
             emitted.append(torch.where(alive, token[rows, node], -1))
-        weights = p[rows, node]
-        if drafts == "top":
-            for i in range(width):
-                t = rejected[:, i]
-                weights[rows, t.clamp(min=0)] = torch.where(t >= 0, 0, weights[rows, t.clamp(min=0)])
-        else:
-            weights = (weights - last_c[:, None] * q[rows, node]).clamp(min=0)
-        return torch.stack(emitted + [pick(weights, sample_u).clamp(max=vocab - 1)], 1)
+        return torch.stack(emitted + [last(p[rows, node], q[rows, node], *ends, sample_u)], 1)
 
     return run
 
@@ -169,7 +179,23 @@ def block_acceptance(p, q, token, u, sample_u):
 
 
 def compiled(run):
-    return torch.compile(run, dynamic=False, mode="max-autotune-no-cudagraphs")
+    return torch.compile(run, dynamic=False)
+
+
+def graphed(run):
+    """The same as one launch: a rule of many small steps is held up by the host otherwise."""
+    for _ in range(2):
+        run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+
+    def replay():
+        graph.replay()
+        return out
+
+    replay.synchronizes = True  # a graph is not captured into another
+    return replay
 
 
 def differing(run, inputs):
@@ -196,9 +222,11 @@ def decoding_peers(op, p):
             inputs = [target, draft, token, first, sibling, rand(p["batch"], p["nodes"]), rand(p["batch"])]
         else:
             run, inputs = typical_acceptance(depth, 0.09, 0.3), [target, token, parents]
+    fast = tree_acceptance(depth, width, drafts, compiled) if op == "decoding.tree" else compiled(run)
     wrong = differing(run, inputs)
-    for name, function in (("eager", run), ("compile", compiled(run))):
+    for name, function in (("eager", run), ("compile", fast)):
         call = lambda function=function: function(*inputs)
+        call = graphed(call) if name == "compile" else call
         yield name, call, lambda call=call: wrong(call())
 
 

@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                             vocab % 4 == 0};
     const i64 begin = index * segment, end = min(begin + segment, vocab);
     float sum = 0.f;
-#pragma unroll 4
+#pragma unroll 2
     for (i64 t = begin + 4 * threadIdx.x; t < end; t += 4 * THREADS) {
         const float4 w = weights(t, end);
         sum += (w.x + w.y) + (w.z + w.w);

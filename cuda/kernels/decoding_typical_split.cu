@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if ((double)p[(tree + parents[at]) * vocab + draft[at]] < least) return;
     const i64 begin = index * segment, end = min(begin + segment, vocab);
     float sum = 0.f;
-#pragma unroll 4
+#pragma unroll 2
     for (i64 t = begin + 4 * threadIdx.x; t < end; t += 4 * THREADS) {
         const float4 w = weight4(p + node * vocab, nullptr, t, end, vocab % 4 == 0);
         sum += (surprise(w.x) + surprise(w.y)) + (surprise(w.z) + surprise(w.w));
