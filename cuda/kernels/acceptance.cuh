@@ -98,6 +98,25 @@ __device__ __forceinline__ float2 warp_masses(const float* p, const float* q, u3
     return {warp_sum(sum.x), warp_sum(sum.y)};
 }
 
+// Sum of weights(t, end) over tokens begin .. end - 1, over a block of `threads` threads; thread 0 gets it.
+template <int threads, typename Weights>
+__device__ __forceinline__ float block_sum(const Weights& weights, i64 begin, i64 end) {
+    __shared__ float warps[threads / 32];
+    float sum = 0.f;
+#pragma unroll 2
+    for (i64 t = begin + 4 * threadIdx.x; t < end; t += 4 * threads) {
+        const float4 w = weights(t, end);
+        sum += (w.x + w.y) + (w.z + w.w);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return sum;
+#pragma unroll 1
+    for (int i = 1; i < threads / 32; ++i) sum += warps[i];
+    return sum;
+}
+
 // Part of a row where the threshold lies, and the mass before it.
 struct Segment {
     int index;

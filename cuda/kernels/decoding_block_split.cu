@@ -12,7 +12,7 @@
 // Limits: k <= 255. Prefixes shorter than the accepted one are summed all the same.
 #include "acceptance.cuh"
 
-constexpr int THREADS = 256, WARPS = THREADS / 32, LOCATE_THREADS = 1024, MAX_LENGTH = 256;
+constexpr int THREADS = 256, LOCATE_THREADS = 1024, MAX_LENGTH = 256;
 
 // max(b p - q, 0), or p without q.
 struct Scaled {
@@ -56,7 +56,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
              const int* __restrict__ lengths, const float* __restrict__ accept_u, float* __restrict__ sums, i64 k,
              i64 vocab, i64 segment, i64 segments) {
     __shared__ double b[MAX_LENGTH];
-    __shared__ float warps[WARPS];
     const i64 row = blockIdx.x / segments / (k + 1), position = blockIdx.x / segments % (k + 1);
     const i64 index = blockIdx.x % segments;
     const int length = lengths[row];
@@ -69,19 +68,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Scaled weights = {p + position * vocab, all ? nullptr : q + position * vocab, (float)b[position],
                             vocab % 4 == 0};
     const i64 begin = index * segment, end = min(begin + segment, vocab);
-    float sum = 0.f;
-#pragma unroll 2
-    for (i64 t = begin + 4 * threadIdx.x; t < end; t += 4 * THREADS) {
-        const float4 w = weights(t, end);
-        sum += (w.x + w.y) + (w.z + w.w);
-    }
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x > 0) return;
-#pragma unroll 1
-    for (int i = 1; i < WARPS; ++i) sum += warps[i];
-    sums[(row * (k + 1) + position) * segments + index] = sum;
+    const float sum = block_sum<THREADS>(weights, begin, end);
+    if (threadIdx.x == 0) sums[(row * (k + 1) + position) * segments + index] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(LOCATE_THREADS, 1)
@@ -125,18 +113,10 @@ extern "C" __global__ void __launch_bounds__(LOCATE_THREADS, 1)
     float mass = masses[count];
     if (mass == 0.f) {  // a residual that vanishes: the target itself, found without sums
         weights.q = nullptr;
-        float sum = 0.f;
-#pragma unroll 1
-        for (i64 t = 4 * threadIdx.x; t < vocab; t += 4 * LOCATE_THREADS) {
-            const float4 w = weights(t, vocab);
-            sum += (w.x + w.y) + (w.z + w.w);
-        }
-        sum = warp_sum(sum);
-        if (lane == 0) shared.warp_sum[threadIdx.x / 32] = sum;
+        const float sum = block_sum<LOCATE_THREADS>(weights, 0, vocab);
+        if (threadIdx.x == 0) masses[count] = sum;
         __syncthreads();
-#pragma unroll 1
-        for (int i = 0; i < LOCATE_THREADS / 32; ++i) mass += shared.warp_sum[i];
-        __syncthreads();
+        mass = masses[count];
     } else {
         at = find_segment(sums + count * segments, (int)segments, sample_u[row] * mass);
         begin = at.index * segment;

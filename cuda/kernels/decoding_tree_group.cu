@@ -14,17 +14,9 @@
 // Limits: nodes <= 2048; vocab <= 16 segments of shared memory. The first child's rejection is what starts a read:
 //   nothing is loaded ahead.
 #include "decoding_tree.cuh"
+#include "release.cuh"
 
 constexpr int THREADS = 512, WARPS = THREADS / 32, MAX_PARTS = 16;
-
-__device__ __forceinline__ u32 load_acquire(const u32* p) {
-    u32 v;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-}
-__device__ __forceinline__ void count_release(u32* p) {
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(p) : "memory");
-}
 
 // The part's weights max(p - c q, 0) in shared memory; `plain`: p itself.
 struct Kept {

@@ -14,32 +14,29 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, MAX_NODES = 512;
 
-__device__ __forceinline__ float surprise(float p) { return p > 0.f ? p * __log2f(p) : 0.f; }
+// p log2 p of tokens t .. t + 3.
+struct Surprise {
+    const float* p;
+    bool aligned;
+    __device__ __forceinline__ static float of(float p) { return p > 0.f ? p * __log2f(p) : 0.f; }
+    __device__ __forceinline__ float4 operator()(i64 t, i64 end) const {
+        const float4 w = weight4(p, nullptr, t, end, aligned);
+        return {of(w.x), of(w.y), of(w.z), of(w.w)};
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     entropies_f32(const float* __restrict__ p, const int* __restrict__ draft, const int* __restrict__ parents,
                   const int* __restrict__ first_child, float* __restrict__ sums, int nodes, i64 vocab, i64 segment,
                   int segments, double epsilon, double delta) {
-    __shared__ float warps[WARPS];
     const i64 node = blockIdx.x / segments, index = blockIdx.x % segments, tree = node / nodes * nodes;
     if (first_child[node] < 0) return;
     const double least = 0.999 * fmin(epsilon, delta / (double)vocab);
     for (i64 at = node; at != tree; at = tree + parents[at])
         if ((double)p[(tree + parents[at]) * vocab + draft[at]] < least) return;
     const i64 begin = index * segment, end = min(begin + segment, vocab);
-    float sum = 0.f;
-#pragma unroll 2
-    for (i64 t = begin + 4 * threadIdx.x; t < end; t += 4 * THREADS) {
-        const float4 w = weight4(p + node * vocab, nullptr, t, end, vocab % 4 == 0);
-        sum += (surprise(w.x) + surprise(w.y)) + (surprise(w.z) + surprise(w.w));
-    }
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x > 0) return;
-#pragma unroll 1
-    for (int i = 1; i < WARPS; ++i) sum += warps[i];
-    sums[node * segments + index] = sum;
+    const float sum = block_sum<THREADS>(Surprise{p + node * vocab, vocab % 4 == 0}, begin, end);
+    if (threadIdx.x == 0) sums[node * segments + index] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -21,12 +21,10 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let (grid, block) = threads(batch * nodes);
     let args = [p, first_child, entropies, (batch * nodes).into(), vocab.into()];
     plan.launch(MODULE, "entropies_f32", grid, block, 0, &args);
-    let args = [
-        [p, draft, parents, entropies, accepted, path, tokens].as_slice(),
-        &[batch, nodes, vocab].map(Arg::from),
-        &[epsilon, delta].map(Arg::from),
-    ];
-    plan.launch(MODULE, "choose_f32", blocks(batch.div_ceil(32))?, [32, 1, 1], 0, &args.concat());
+    let buffers = [p, draft, parents, entropies, accepted, path, tokens];
+    let rule = [epsilon, delta].map(Arg::from);
+    let args = [&buffers[..], &[batch, nodes, vocab].map(Arg::from), &rule].concat();
+    plan.launch(MODULE, "choose_f32", blocks(batch.div_ceil(32))?, [32, 1, 1], 0, &args);
     Ok(plan)
 }
 
