@@ -13,7 +13,7 @@
 //   additions. Parts are added in order by all, so two runs give the same bits.
 // Limits: nodes <= 2048; vocab <= 16 segments of shared memory. The first child's rejection is what starts a read:
 //   nothing is loaded ahead.
-#include "decoding_tree.cuh"
+#include "decoding_acceptance.cuh"
 #include "release.cuh"
 
 constexpr int THREADS = 512, WARPS = THREADS / 32, MAX_PARTS = 16;

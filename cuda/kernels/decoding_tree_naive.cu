@@ -5,7 +5,7 @@
 // Plan: one thread a row; a sum over the vocabulary for every rejected child, two passes for the further token.
 // Numerics: everything in double.
 // Limits: none; neighbouring threads read addresses a tree apart, which wastes most of each memory transaction.
-#include "decoding_tree.cuh"
+#include "decoding_acceptance.cuh"
 
 // Weight of token t once the children `first` .. are rejected.
 __device__ double residual(const float* p, const float* q, double c, i64 t, bool top, const int* draft,
