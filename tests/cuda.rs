@@ -23,17 +23,17 @@ use touchstone_bench::{
 use touchstone_cuda::{
     Executor, Gpu, Plan, Prepared, Simulator, Variant, simulator::TooLong, variants,
 };
-use touchstone_reference::{
-    Case, Tensors,
-    acceptance::{chain, law},
-};
+use touchstone_reference::{Case, Tensors};
 
+#[path = "laws/emission.rs"]
+mod emission;
 mod planted;
 
 mod cases {
     pub mod acceptance;
     pub mod attention;
     pub mod checkpoint;
+    pub mod decoding;
     pub mod embedding;
     pub mod ngram;
     pub mod precision;
@@ -60,6 +60,9 @@ const LAW_ROWS: usize = 200_000;
 /// The same where there is only the simulator: a sampler 10 % off is still rejected.
 const SIMULATED_LAW_ROWS: usize = 10_000;
 
+/// The same for trees and blocks, of which a row takes a block of threads: gross faults are still rejected.
+const SIMULATED_DECODING_ROWS: usize = 2000;
+
 static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
 
 /// Trials run side by side, so each simulates on one thread.
@@ -84,6 +87,7 @@ fn strategies() -> Strategies {
         cases::ssm::strategies(),
         cases::recurrent::strategies(),
         cases::acceptance::strategies(),
+        cases::decoding::strategies(),
         cases::upsample::strategies(),
         cases::precision::strategies(),
         cases::checkpoint::strategies(),
@@ -182,27 +186,25 @@ fn random_cases(variant: &Variant) -> Result<(), Failed> {
 
 /// Whether what a variant emits, over many rows, follows the target's joint law: the calibrated test.
 fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
-    let (target, draft) = (
-        vec![vec![0.3, 0.25, 0.2, 0.25, 0.0], vec![0.1, 0.4, 0.0, 0.2, 0.3], vec![0.25; 5]],
-        vec![vec![0.2, 0.35, 0.25, 0.0, 0.2], vec![0.2, 0.3, 0.1, 0.0, 0.4]],
-    );
-    let rows = if GPU.get().is_some() { LAW_ROWS } else { SIMULATED_LAW_ROWS };
-    let (params, inputs) = chain::repeated(&target, &draft, rows, 11);
-    let plan = (variant.plan)(&Case::new(variant.op, &params, 11), &inputs)?;
-    let outputs = match GPU.get() {
-        Some(gpu) => run_once(&*gpu.lock().unwrap_or_else(PoisonError::into_inner), &plan)?,
-        None => run_once(&Simulator::new().with_threads(1), &plan)?,
+    let rows = match (GPU.get(), variant.op) {
+        (Some(_), _) => LAW_ROWS,
+        (None, "acceptance.chain") => SIMULATED_LAW_ROWS,
+        (None, _) => SIMULATED_DECODING_ROWS,
     };
-    let law = law::joint(&target, &draft);
-    let mut counts = vec![0; law.len()];
-    let tokens = outputs.tensor("tokens").to_i64();
-    for row in tokens.chunks(target.len()) {
-        let emitted: Vec<i64> = row.iter().copied().take_while(|&token| token >= 0).collect();
-        counts[law::cell(&emitted, params.vocab)] += 1;
+    for question in emission::questions(variant.op, rows) {
+        let plan = (variant.plan)(&question.case, &question.inputs)?;
+        let outputs = match GPU.get() {
+            Some(gpu) => run_once(&*gpu.lock().unwrap_or_else(PoisonError::into_inner), &plan)?,
+            None => run_once(&Simulator::new().with_threads(1), &plan)?,
+        };
+        let (counts, law) = question.counts(&outputs.tensor("tokens").to_i64());
+        let p = g_test(&counts, &law);
+        println!("p = {p:.3} over {rows} rows of {}", question.case);
+        if p <= FALSE_ALARM {
+            return Err(format!("p = {p:e} <= {FALSE_ALARM:e} of {}", question.case).into());
+        }
     }
-    let p = g_test(&counts, &law);
-    println!("p = {p:.3} over {rows} rows");
-    if p > FALSE_ALARM { Ok(()) } else { Err(format!("p = {p:e} <= {FALSE_ALARM:e}").into()) }
+    Ok(())
 }
 
 /// What a plan puts out.
@@ -260,7 +262,7 @@ fn main() {
             trials.push(Trial::test(name("agrees_on_edges_and_past_failures"), edges));
         }
     }
-    for variant in variants().filter(|v| v.op == "acceptance.chain") {
+    for variant in variants().filter(|v| emission::OPERATIONS.contains(&v.op)) {
         let name = format!("{}::{}::emits_the_targets_law", variant.op, variant.name);
         trials.push(Trial::test(name, move || emits_the_targets_law(variant)));
     }

@@ -5,6 +5,8 @@ use std::{io::Write, sync::LazyLock};
 use touchstone_bench::{
     Problem,
     corpus::{Corpus, CorpusError},
+    gtest::FALSE_ALARM,
+    speculative::Scheme,
     text_chain::TextChain,
 };
 
@@ -68,6 +70,17 @@ fn the_measured_acceptance_rate_is_the_theoretical_one() {
     assert!(deviation < 5.0 * acceptance.standard_error, "{acceptance:?}");
     assert!((0.2..1.0).contains(&acceptance.theoretical), "{acceptance:?}");
     assert!((1.0..=5.0).contains(&acceptance.tokens_per_step), "{acceptance:?}");
+}
+
+/// The other schemes' laws are tested at length in tests/speculative.rs.
+#[test]
+fn every_scheme_decodes_the_held_out_contexts() {
+    let schemes: Vec<Scheme> = EMBEDDED.speculation.iter().map(|d| d.scheme).collect();
+    assert_eq!(schemes, Scheme::ALL);
+    for decoded in EMBEDDED.speculation.iter().filter(|d| d.expected.is_some()) {
+        assert!(decoded.law > FALSE_ALARM, "{decoded:?}");
+        assert!(decoded.tokens >= decoded.steps, "{decoded:?}");
+    }
 }
 
 #[test]

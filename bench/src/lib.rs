@@ -9,6 +9,7 @@ pub mod measure;
 pub mod mixed_precision;
 pub mod record;
 pub mod run;
+pub mod speculative;
 pub mod text_chain;
 pub mod verify;
 pub mod word2vec;

@@ -3,19 +3,18 @@
 //! Corpus → vocabulary → n-gram models of several orders → embeddings trained on it → a bigram model that
 //! drafts for one of higher order, with the measured acceptance rate beside the theoretical one.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 use touchstone_reference::{
     Algorithm, Case, DType, Data, Draw, Tensor, Tensors,
     acceptance::chain::{Chain, Params as ChainParams},
     embedding::{Index, Pattern, Storage, gather::Params as GatherParams},
-    ngram::{self, CountParams, Model, Smoothing, Source},
+    ngram::{self, CountParams, Smoothing, Source},
 };
 
 use crate::{
     corpus::{Corpus, CorpusError, Vocabulary},
     mixed_precision::MixedPrecision,
+    speculative::{Decoded, Predictor, Scheme, Speculation, sampled},
     word2vec,
 };
 
@@ -69,6 +68,9 @@ pub struct TextChain {
     pub embeddings: Embeddings,
     /// Speculative acceptance.
     pub acceptance: Acceptance,
+    /// Speculative decoding as a whole, by scheme; plain decoding first.
+    #[serde(default)]
+    pub speculation: Vec<Decoded>,
     /// A network trained on the characters of the text in every precision.
     #[serde(default)]
     pub mixed_precision: Option<MixedPrecision>,
@@ -178,6 +180,7 @@ impl TextChain {
             models: language_models(&text),
             embeddings,
             acceptance,
+            speculation: speculation(&text),
             mixed_precision: Some(MixedPrecision::run(corpus)),
             inputs,
         })
@@ -301,30 +304,6 @@ fn embeddings(text: &Text, train_words: usize) -> (Embeddings, (Case, Tensors)) 
     (embeddings, (Case::new("embedding.gather", &params, 0), inputs))
 }
 
-/// A model's distributions over words, `<unk>` and `</s>`, kept by the words they depend on.
-struct Predictor {
-    model: Model,
-    known: HashMap<Vec<u32>, Vec<f32>>,
-}
-
-impl Predictor {
-    fn train(text: &Text, order: usize) -> Self {
-        let vocab = text.vocabulary.len();
-        let model = ngram::train(&text.train, vocab, order, Smoothing::KneserNey);
-        Self { model, known: HashMap::new() }
-    }
-
-    /// After `context`, which begins with `<s>`; sentences that ended before it do not matter.
-    fn after(&mut self, context: &[u32]) -> &[f32] {
-        let cut = &context[context.len().saturating_sub(self.model.order() - 1)..];
-        let distribution = || {
-            let probabilities = self.model.distribution(cut);
-            probabilities.into_iter().map(|p| p as f32).collect()
-        };
-        self.known.entry(cut.to_vec()).or_insert_with(distribution)
-    }
-}
-
 /// Up to `count` contexts spread evenly over the held-out words: the sentence up to each.
 fn contexts(text: &Text, count: usize) -> Vec<Vec<u32>> {
     let bos = ngram::bos(text.vocabulary.len());
@@ -336,6 +315,19 @@ fn contexts(text: &Text, count: usize) -> Vec<Vec<u32>> {
         .collect();
     let count = count.min(all.len());
     (0..count).map(|i| all[i * all.len() / count]).map(|(s, end)| prefix(s, end)).collect()
+}
+
+/// Continues held-out contexts by every scheme.
+fn speculation(text: &Text) -> Vec<Decoded> {
+    /// Contexts continued side by side.
+    const ROWS: usize = 8;
+    /// Probabilities that one scheme computes about at most: trees of 13 nodes take the most of a step.
+    const MOST: usize = 6_000_000;
+    let outcomes = text.vocabulary.len() + 2;
+    let steps = (MOST / (13 * ROWS * outcomes)).clamp(2, 60);
+    let models = Speculation::train(&text.train, text.vocabulary.len());
+    let contexts = contexts(text, ROWS);
+    Scheme::ALL.map(|scheme| models.run(scheme, &contexts, steps, 1)).into()
 }
 
 /// Drafts with the bigram model from real contexts, and lets the reference accept against the target.
@@ -380,8 +372,8 @@ fn acceptance(text: &Text) -> (Acceptance, (Case, Tensors)) {
 /// distributions at every position of it.
 fn drafts(text: &Text, contexts: &[Vec<u32>], outcomes: usize) -> (ChainParams, Tensors) {
     let (eos, bos) = (ngram::eos(text.vocabulary.len()), ngram::bos(text.vocabulary.len()));
-    let mut draft = Predictor::train(text, DRAFT_ORDER);
-    let mut target = Predictor::train(text, TARGET_ORDER);
+    let train = |order| Predictor::train(&text.train, text.vocabulary.len(), order);
+    let (mut draft, mut target) = (train(DRAFT_ORDER), train(TARGET_ORDER));
     let mut draw = Draw::new(1);
     let (mut q, mut p, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
     for context in contexts {
@@ -424,15 +416,4 @@ fn drafts(text: &Text, contexts: &[Vec<u32>], outcomes: usize) -> (ChainParams, 
         .with("accept_u", real(&[batch, k], uniforms(batch * k)))
         .with("sample_u", real(&[batch], uniforms(batch)));
     (params, inputs)
-}
-
-/// The outcome at `u` in 0..1 of a distribution.
-fn sampled(law: &[f32], u: f64) -> u32 {
-    let threshold = u * law.iter().map(|&w| f64::from(w)).sum::<f64>();
-    let mut running = 0.0;
-    let exceeds = |&w: &f32| {
-        running += f64::from(w);
-        running > threshold
-    };
-    law.iter().position(exceeds).unwrap_or(law.len() - 1) as u32
 }

@@ -98,6 +98,25 @@ __device__ __forceinline__ float2 warp_masses(const float* p, const float* q, u3
     return {warp_sum(sum.x), warp_sum(sum.y)};
 }
 
+// Sum of weights(t, end) over tokens begin .. end - 1, over a block of `threads` threads; thread 0 gets it.
+template <int threads, typename Weights>
+__device__ __forceinline__ float block_sum(const Weights& weights, i64 begin, i64 end) {
+    __shared__ float warps[threads / 32];
+    float sum = 0.f;
+#pragma unroll 2
+    for (i64 t = begin + 4 * threadIdx.x; t < end; t += 4 * threads) {
+        const float4 w = weights(t, end);
+        sum += (w.x + w.y) + (w.z + w.w);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return sum;
+#pragma unroll 1
+    for (int i = 1; i < threads / 32; ++i) sum += warps[i];
+    return sum;
+}
+
 // Part of a row where the threshold lies, and the mass before it.
 struct Segment {
     int index;
@@ -125,9 +144,11 @@ struct LocateShared {
 
 // The smallest token of begin .. end - 1 with positive weight at which `before` plus the running sum exceeds the
 // threshold; where rounding leaves none, the last one with positive weight. All threads of the block (a
-// multiple of 32) call it and all get the result. Each step scans 4 tokens a thread.
-__device__ __forceinline__ int locate(const float* p, const float* q, i64 begin, i64 end, bool aligned, float before,
-                                      float threshold, LocateShared& shared) {
+// multiple of 32) call it and all get the result. Each step scans 4 tokens a thread; weights(t, end) are those of
+// tokens t .. t + 3, zero from `end` on.
+template <typename Weights>
+__device__ __forceinline__ int locate(const Weights& weights, i64 begin, i64 end, float before, float threshold,
+                                      LocateShared& shared) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     if (threadIdx.x == 0) {
         shared.found = NOWHERE;
@@ -135,7 +156,7 @@ __device__ __forceinline__ int locate(const float* p, const float* q, i64 begin,
     }
     for (i64 tile = begin; tile < end; tile += 4 * (i64)blockDim.x) {
         const i64 t = tile + 4 * (i64)threadIdx.x;
-        const float4 four = weight4(p, q, t, end, aligned);
+        const float4 four = weights(t, end);
         const float w[4] = {four.x, four.y, four.z, four.w};
         float own[4];
         own[0] = w[0];
@@ -172,6 +193,17 @@ __device__ __forceinline__ int locate(const float* p, const float* q, i64 begin,
         if (shared.found != NOWHERE) break;
     }
     return shared.found != NOWHERE ? shared.found : shared.last;
+}
+
+// The same of p, or of max(p - q, 0).
+struct Difference {
+    const float *p, *q;
+    bool aligned;
+    __device__ __forceinline__ float4 operator()(i64 t, i64 end) const { return weight4(p, q, t, end, aligned); }
+};
+__device__ __forceinline__ int locate(const float* p, const float* q, i64 begin, i64 end, bool aligned, float before,
+                                      float threshold, LocateShared& shared) {
+    return locate(Difference{p, q, aligned}, begin, end, before, threshold, shared);
 }
 
 // Order in which the largest value wins and among equals the lowest token: the largest key is the argmax.

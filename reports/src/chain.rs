@@ -9,7 +9,9 @@ use crate::{
     axis::Axis,
     chart::{Chart, Line, Mark, Stroke},
     figures::{Figure, Key},
-    mixed_precision, units,
+    mixed_precision,
+    speculation::{self, Speculation},
+    units,
 };
 
 /// Results of the text chain.
@@ -25,6 +27,8 @@ pub struct Chain {
     acceptance: Vec<(String, String)>,
     /// Whether measured acceptance agrees with theory, in a sentence.
     finding: String,
+    /// Speculative decoding as a whole.
+    speculation: Option<Speculation>,
     /// A network trained in every precision.
     precision: Vec<Figure>,
 }
@@ -63,6 +67,7 @@ pub fn section(value: &Value) -> anyhow::Result<Chain> {
         finding: finding(&chain.acceptance),
         precision: precision.unwrap_or_default(),
         acceptance: acceptance(&chain.acceptance),
+        speculation: speculation::section(&chain.speculation),
     })
 }
 

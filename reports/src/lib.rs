@@ -28,8 +28,9 @@ mod page;
 pub mod pareto;
 mod problems;
 mod raw;
+pub mod speculation;
 mod summary;
-pub mod sweep;
+mod sweep;
 mod table;
 pub mod units;
 

@@ -1,0 +1,74 @@
+//! Problems whose rows share their distributions, and the law that what they emit must follow.
+
+use touchstone_reference::{
+    Case, Draw, Tensors,
+    acceptance::{chain, law},
+    decoding::{
+        block,
+        law::{completed, sequences},
+        topology::Shape,
+        tree::{self, Drafts},
+    },
+};
+
+/// The operations that promise the target's law.
+pub const OPERATIONS: [&str; 3] = ["acceptance.chain", "decoding.tree", "decoding.block"];
+
+/// A problem of many equal rows.
+pub struct Question {
+    pub case: Case,
+    pub inputs: Tensors,
+    /// Positions of a row's tokens.
+    width: usize,
+}
+
+/// p by position and q by position: a token without mass under each, a last position without draft. The chain takes rows
+/// that do not sum to one.
+fn laws(op: &str) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let last = if op == "acceptance.chain" { 0.25 } else { 0.2 };
+    (
+        vec![vec![0.3, 0.25, 0.2, 0.25, 0.0], vec![0.1, 0.4, 0.0, 0.2, 0.3], vec![last; 5]],
+        vec![vec![0.2, 0.35, 0.25, 0.0, 0.2], vec![0.2, 0.3, 0.1, 0.0, 0.4]],
+    )
+}
+
+/// The questions asked of an operation.
+pub fn questions(op: &str, rows: usize) -> Vec<Question> {
+    const SEED: u64 = 11;
+    let (target, draft) = laws(op);
+    if op == "decoding.tree" {
+        let of = |drafts| {
+            let shape = (Shape::Binary, 7);
+            let (params, inputs) = tree::repeated((&target, &draft), shape, drafts, rows, SEED);
+            Question { case: Case::new(op, &params, SEED), inputs, width: params.nodes }
+        };
+        return [Drafts::Independent, Drafts::Distinct, Drafts::Top].map(of).into();
+    }
+    let (params, inputs) = chain::repeated(&target, &draft, rows, SEED);
+    let width = params.draft_len + 1;
+    let case = match op {
+        "decoding.block" => Case::new(op, &block::Params::from(params), SEED),
+        _ => Case::new(op, &params, SEED),
+    };
+    vec![Question { case, inputs, width }]
+}
+
+impl Question {
+    /// How often each outcome came, and how probable it is: of the chain the joint law of length and tokens, otherwise
+    /// that of the tokens, continued by the target.
+    pub fn counts(&self, tokens: &[i64]) -> (Vec<u64>, Vec<f64>) {
+        let (target, draft) = laws(self.case.op());
+        let chain = self.case.op() == "acceptance.chain";
+        let law = if chain { law::joint(&target, &draft) } else { sequences(&target) };
+        let (mut counts, mut draw) = (vec![0; law.len()], Draw::new(12));
+        for row in tokens.chunks(self.width) {
+            let emitted: Vec<i64> = row.iter().copied().take_while(|&token| token >= 0).collect();
+            let cell = match chain {
+                true => law::cell(&emitted, target[0].len()),
+                false => completed(&emitted, &target, &mut draw),
+            };
+            counts[cell] += 1;
+        }
+        (counts, law)
+    }
+}
