@@ -37,6 +37,7 @@ mod cases {
     pub mod acceptance;
     pub mod attention;
     pub mod checkpoint;
+    pub mod decoding;
     pub mod embedding;
     pub mod ngram;
     pub mod precision;
@@ -87,6 +88,7 @@ fn strategies() -> Strategies {
         cases::ssm::strategies(),
         cases::recurrent::strategies(),
         cases::acceptance::strategies(),
+        cases::decoding::strategies(),
         cases::upsample::strategies(),
         cases::precision::strategies(),
         cases::checkpoint::strategies(),

@@ -37,20 +37,20 @@ pub static VARIANTS: &[Variant] = &[
     },
 ];
 
-/// The buffers every variant has.
-struct Buffers {
-    draft_probs: BufferId,
-    target_probs: BufferId,
-    draft_tokens: BufferId,
-    draft_lengths: BufferId,
-    accept_u: BufferId,
-    sample_u: BufferId,
-    accepted: BufferId,
-    tokens: BufferId,
+/// The buffers every variant has, of block verification too.
+pub(crate) struct Buffers {
+    pub(crate) draft_probs: BufferId,
+    pub(crate) target_probs: BufferId,
+    pub(crate) draft_tokens: BufferId,
+    pub(crate) draft_lengths: BufferId,
+    pub(crate) accept_u: BufferId,
+    pub(crate) sample_u: BufferId,
+    pub(crate) accepted: BufferId,
+    pub(crate) tokens: BufferId,
 }
 
 impl Buffers {
-    fn new(plan: &mut Plan, params: &Params, inputs: &Tensors) -> Self {
+    pub(crate) fn new(plan: &mut Plan, params: &Params, inputs: &Tensors) -> Self {
         let &Params { batch, draft_len, .. } = params;
         Self {
             draft_probs: plan.input(inputs, "draft_probs"),
@@ -62,6 +62,22 @@ impl Buffers {
             accepted: plan.output("accepted", DType::I32, &[batch]),
             tokens: plan.output("tokens", DType::I32, &[batch, draft_len + 1]),
         }
+    }
+
+    /// All of them, then batch, draft length and vocabulary: the signature of kernels of one launch.
+    pub(crate) fn args(&self, params: &Params) -> Vec<Arg> {
+        let buffers = [
+            self.draft_probs,
+            self.target_probs,
+            self.draft_tokens,
+            self.draft_lengths,
+            self.accept_u,
+            self.sample_u,
+            self.accepted,
+            self.tokens,
+        ];
+        let sizes = [params.batch, params.draft_len, params.vocab];
+        buffers.into_iter().map(Arg::from).chain(sizes.map(Arg::from)).collect()
     }
 }
 
@@ -80,26 +96,7 @@ fn rowwise(
         Mode::Greedy => "greedy_f32",
     };
     let (blocks, threads) = launch(params.batch);
-    plan.launch(
-        module,
-        symbol,
-        [blocks, 1, 1],
-        [threads, 1, 1],
-        0,
-        &[
-            b.draft_probs.into(),
-            b.target_probs.into(),
-            b.draft_tokens.into(),
-            b.draft_lengths.into(),
-            b.accept_u.into(),
-            b.sample_u.into(),
-            b.accepted.into(),
-            b.tokens.into(),
-            params.batch.into(),
-            params.draft_len.into(),
-            params.vocab.into(),
-        ],
-    );
+    plan.launch(module, symbol, [blocks, 1, 1], [threads, 1, 1], 0, &b.args(&params));
     Ok(plan)
 }
 

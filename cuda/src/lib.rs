@@ -16,6 +16,7 @@ pub mod variant;
 pub mod acceptance;
 pub mod attention;
 pub mod checkpoint;
+pub mod decoding;
 pub mod embedding;
 pub mod ngram;
 pub mod precision;
@@ -39,6 +40,7 @@ pub fn variants() -> impl Iterator<Item = &'static Variant> {
         ssm::VARIANTS,
         recurrent::VARIANTS,
         acceptance::VARIANTS,
+        decoding::VARIANTS,
         upsample::VARIANTS,
         precision::VARIANTS,
         checkpoint::VARIANTS,

@@ -6,6 +6,7 @@
 use crate::algorithm::Operation;
 
 pub mod chain;
+pub mod distributions;
 pub mod law;
 
 /// The operations of this vertical.

@@ -16,6 +16,7 @@ pub mod tensor;
 pub mod acceptance;
 pub mod attention;
 pub mod checkpoint;
+pub mod decoding;
 pub mod embedding;
 pub mod ngram;
 pub mod precision;
@@ -30,13 +31,14 @@ pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
 pub use tensor::{DType, Data, Tensor, Tensors};
 
 /// The verticals, in the order in which they are listed and reported.
-pub const VERTICALS: [&str; 9] = [
+pub const VERTICALS: [&str; 10] = [
     "ngram",
     "embedding",
     "attention",
     "ssm",
     "recurrent",
     "acceptance",
+    "decoding",
     "upsample",
     "precision",
     "checkpoint",
@@ -51,6 +53,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         ssm::OPERATIONS,
         recurrent::OPERATIONS,
         acceptance::OPERATIONS,
+        decoding::OPERATIONS,
         upsample::OPERATIONS,
         precision::OPERATIONS,
         checkpoint::OPERATIONS,

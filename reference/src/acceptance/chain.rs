@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::distributions::{Draws, Mass, Relation, argmax, band};
+use super::distributions::{
+    Pairs, check_vocabulary, integers, inverse_cdf, reals, sampled, uniform,
+};
 use crate::{
     algorithm::{Algorithm, Work},
     draw::Draw,
@@ -32,48 +36,6 @@ pub enum Lengths {
     Full,
     /// Uniform in `0..=draft_len`, row by row.
     Ragged,
-}
-
-/// How one distribution spreads its mass over the vocabulary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mass {
-    /// The heavy-tailed law of words: weight 1/(1 + rank), ranks in random order.
-    #[default]
-    Zipf,
-    /// Weights 1, 2, 3 or 4: every token matters and the largest is tied.
-    Flat,
-    /// Nine tokens in ten have no mass, as after nucleus sampling.
-    Sparse,
-    /// All mass on one token.
-    OneHot,
-}
-
-/// How the draft's distributions q relate to the target's p.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Relation {
-    /// q = 0.7·p + 0.3·another: a decent draft model.
-    #[default]
-    Near,
-    /// Drawn independently.
-    Far,
-    /// q = p: all is accepted.
-    Same,
-    /// No token has mass under both: nothing is accepted.
-    Disjoint,
-}
-
-/// Where uniforms and draft tokens come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Draws {
-    /// Uniforms are uniform; draft tokens follow q (in greedy mode three in four are p's argmax).
-    #[default]
-    Fair,
-    /// Half of the uniforms are 0 or the largest below 1; a draft token in four is any token, q(t) = 0
-    /// included.
-    Adversarial,
 }
 
 /// Parameters of [`Chain`].
@@ -147,14 +109,7 @@ impl Algorithm for Chain {
     type Params = Params;
 
     fn validate(params: &Params) -> Result<(), String> {
-        let Params { vocab, relation, .. } = params;
-        if *vocab == 0 || *vocab > i32::MAX as usize {
-            return Err(format!("vocab={vocab} must be in 1..2³¹: a distribution needs a token"));
-        }
-        if *relation == Relation::Disjoint && *vocab < 2 {
-            return Err("relation=disjoint needs vocab>=2".into());
-        }
-        Ok(())
+        check_vocabulary(params.vocab, params.relation)
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
@@ -174,8 +129,9 @@ impl Algorithm for Chain {
                 tokens[row * draft_len + i] = draft_token(params, q, p, draw) as i32;
             }
         }
-        let accept: Vec<f32> = (0..batch * draft_len).map(|_| uniform(params, draw)).collect();
-        let sample: Vec<f32> = (0..batch).map(|_| uniform(params, draw)).collect();
+        let accept: Vec<f32> =
+            (0..batch * draft_len).map(|_| uniform(params.draws, draw)).collect();
+        let sample: Vec<f32> = (0..batch).map(|_| uniform(params.draws, draw)).collect();
         let real = |shape: &[usize], values| Tensor::new(shape, Data::F32(values));
         Tensors::new()
             .with("draft_probs", real(&[batch, draft_len, vocab], draft))
@@ -233,20 +189,20 @@ impl Algorithm for Chain {
 }
 
 /// What decides one row: its draft tokens (n of them), distributions and uniforms.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// n draft tokens.
-    tokens: &'a [i32],
+    pub(crate) tokens: &'a [i32],
     /// q: at least n rows of the vocabulary.
-    draft: &'a [f32],
+    pub(crate) draft: &'a [f32],
     /// p: at least n + 1 rows of the vocabulary.
-    target: &'a [f32],
-    accept_u: &'a [f32],
-    sample_u: f32,
+    pub(crate) target: &'a [f32],
+    pub(crate) accept_u: &'a [f32],
+    pub(crate) sample_u: f32,
     vocab: usize,
 }
 
 /// The rows of a problem, in order.
-fn rows<'a>(params: &Params, inputs: &'a Tensors) -> impl Iterator<Item = Row<'a>> {
+pub(crate) fn rows<'a>(params: &Params, inputs: &'a Tensors) -> impl Iterator<Item = Row<'a>> {
     let &Params { batch, draft_len: k, vocab, .. } = params;
     let [draft, target, accept, sample] =
         ["draft_probs", "target_probs", "accept_u", "sample_u"].map(|name| reals(inputs, name));
@@ -261,12 +217,12 @@ fn rows<'a>(params: &Params, inputs: &'a Tensors) -> impl Iterator<Item = Row<'a
     })
 }
 
-impl Row<'_> {
-    fn p(&self, position: usize) -> &[f32] {
+impl<'a> Row<'a> {
+    pub(crate) fn p(&self, position: usize) -> &'a [f32] {
         &self.target[position * self.vocab..][..self.vocab]
     }
 
-    fn q(&self, position: usize) -> &[f32] {
+    pub(crate) fn q(&self, position: usize) -> &'a [f32] {
         &self.draft[position * self.vocab..][..self.vocab]
     }
 
@@ -300,129 +256,20 @@ impl Row<'_> {
     }
 }
 
-/// Relative width of the band about the threshold u·Z within which a kernel's rounding may decide.
-///
-/// A kernel forms w in f32 (one rounding, which keeps its sign) and adds the non-negative w in f32 in any
-/// order whose longest chain has at most n = 128 + vocab/1024 additions (longer chains must run in f64).
-/// Every partial sum then has relative error at most (n + 1)·u, the total Z too, and u·Z one more rounding.
-/// So the kernel's comparison Σ_{s≤t} w > u·Z can differ from the exact one only where the two sides agree
-/// within 2·(n + 1)·u + u; second-order terms are below another u.
-pub fn band(vocab: usize) -> f64 {
-    let chain = 128.0 + vocab as f64 / 1024.0;
-    2.0 * (chain + 2.0) * DType::F32.unit_roundoff()
-}
-
-/// The smallest token with positive weight whose running sum exceeds u·Σ; then the tokens of positive
-/// weight whose interval comes within the relative `band` of that threshold.
-fn inverse_cdf(weights: &[f64], u: f64, band: f64) -> (i64, Vec<i64>) {
-    let threshold = u * weights.iter().sum::<f64>();
-    let (mut before, mut token, mut exceeded, mut near) = (0.0, -1, false, Vec::new());
-    for (t, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-        let after = before + weight;
-        if !exceeded {
-            token = t as i64;
-            exceeded = after > threshold;
-        }
-        if after >= threshold * (1.0 - band) {
-            near.push(t as i64);
-        }
-        if after > threshold * (1.0 + band) {
-            break;
-        }
-        before = after;
-    }
-    near.retain(|&t| t != token);
-    (token, near)
-}
-
-/// Index of the largest value, the lowest among equals.
-pub fn argmax(values: &[f32]) -> usize {
-    (0..values.len()).fold(0, |best, t| if values[t] > values[best] { t } else { best })
-}
-
-fn reals<'a>(tensors: &'a Tensors, name: &str) -> &'a [f32] {
-    match tensors.tensor(name).data() {
-        Data::F32(values) => values,
-        _ => panic!("'{name}' is not f32"),
-    }
-}
-
-fn integers<'a>(tensors: &'a Tensors, name: &str) -> &'a [i32] {
-    match tensors.tensor(name).data() {
-        Data::I32(values) => values,
-        _ => panic!("'{name}' is not i32"),
-    }
-}
-
-/// Distributions drawn afresh; the rows of a case are rotations and mixtures of these, because drawing
-/// each of 10⁸ probabilities would take longer than checking a kernel on them.
-const POOL: usize = 8;
-
 /// p [batch, draft_len + 1, vocab] and q [batch, draft_len, vocab].
 fn distributions(params: &Params, draw: &mut Draw) -> (Vec<f32>, Vec<f32>) {
-    let &Params { batch, draft_len, vocab, relation, .. } = params;
-    let pool: Vec<Vec<f64>> = (0..POOL).map(|_| spread(params.mass, vocab, draw)).collect();
+    let &Params { batch, draft_len, vocab, .. } = params;
+    let mut pairs = Pairs::new(params.mass, params.relation, vocab, draw);
     let mut target = Vec::with_capacity(batch * (draft_len + 1) * vocab);
-    let mut draft = Vec::with_capacity(batch * draft_len * vocab);
-    let (mut p, mut other) = (Vec::with_capacity(vocab), Vec::with_capacity(vocab));
+    let mut draft = Vec::with_capacity(batch * (draft_len + 1) * vocab);
     for _ in 0..batch {
-        for position in 0..=draft_len {
-            rotated(&mut p, &pool, draw);
-            rotated(&mut other, &pool, draw);
-            match relation {
-                Relation::Same => other.clone_from(&p),
-                Relation::Far => {}
-                Relation::Near => {
-                    other.iter_mut().zip(&p).for_each(|(q, &p)| *q = 0.3 * *q + 0.7 * p);
-                }
-                Relation::Disjoint => {
-                    keep_parity(&mut p, 0);
-                    keep_parity(&mut other, 1);
-                }
-            }
-            target.extend(p.iter().map(|&p| p as f32));
-            if position < draft_len {
-                draft.extend(other.iter().map(|&q| q as f32));
-            }
+        for _ in 0..=draft_len {
+            pairs.next(draw, &mut target, &mut draft);
         }
+        // The position of the bonus token has no draft.
+        draft.truncate(draft.len() - vocab);
     }
     (target, draft)
-}
-
-/// One drawn distribution.
-fn spread(mass: Mass, vocab: usize, draw: &mut Draw) -> Vec<f64> {
-    let certain = draw.below(vocab);
-    let weights: Vec<f64> = (0..vocab)
-        .map(|t| match mass {
-            Mass::Zipf => 1.0 / (1.0 + vocab as f64 * draw.unit()),
-            Mass::Flat => 1.0 + draw.below(4) as f64,
-            Mass::Sparse if t != certain && draw.below(10) > 0 => 0.0,
-            Mass::Sparse => 0.05 + draw.unit(),
-            Mass::OneHot => f64::from(t == certain),
-        })
-        .collect();
-    let total: f64 = weights.iter().sum();
-    weights.iter().map(|w| w / total).collect()
-}
-
-/// A member of the pool, turned by a random number of tokens.
-fn rotated(row: &mut Vec<f64>, pool: &[Vec<f64>], draw: &mut Draw) {
-    let source = &pool[draw.below(pool.len())];
-    let shift = draw.below(source.len());
-    row.clear();
-    row.extend_from_slice(&source[shift..]);
-    row.extend_from_slice(&source[..shift]);
-}
-
-/// Leaves mass on tokens of one parity only, and makes it one again.
-fn keep_parity(row: &mut [f64], parity: usize) {
-    row.iter_mut().skip(1 - parity).step_by(2).for_each(|w| *w = 0.0);
-    let total: f64 = row.iter().sum();
-    if total > 0.0 {
-        row.iter_mut().for_each(|w| *w /= total);
-    } else {
-        row[parity] = 1.0;
-    }
 }
 
 fn draft_token(params: &Params, q: &[f32], p: &[f32], draw: &mut Draw) -> usize {
@@ -433,23 +280,6 @@ fn draft_token(params: &Params, q: &[f32], p: &[f32], draw: &mut Draw) -> usize 
         return argmax(p);
     }
     sampled(q, draw.unit())
-}
-
-/// The token at `u` of a distribution that may not sum to exactly one.
-fn sampled(q: &[f32], u: f64) -> usize {
-    let weights: Vec<f64> = q.iter().map(|&q| q.into()).collect();
-    inverse_cdf(&weights, u, 0.0).0 as usize
-}
-
-/// A multiple of 2⁻²⁴ in [0, 1): f32 holds it exactly, and never rounds it to 1.
-fn uniform(params: &Params, draw: &mut Draw) -> f32 {
-    const STEPS: usize = 1 << 24;
-    let step = match (params.draws, draw.below(4)) {
-        (Draws::Adversarial, 0) => 0,
-        (Draws::Adversarial, 1) => STEPS - 1,
-        _ => draw.below(STEPS),
-    };
-    step as f32 / STEPS as f32
 }
 
 /// A problem whose `batch` rows share their distributions: draft tokens and uniforms alone differ, so that
@@ -476,7 +306,8 @@ pub fn repeated(
     let (k, vocab) = (params.draft_len, params.vocab);
     let tokens: Vec<i32> =
         (0..batch * k).map(|i| sampled(&draft[i % k], draw.unit()) as i32).collect();
-    let mut uniforms = |count| (0..count).map(|_| uniform(&params, &mut draw)).collect::<Vec<_>>();
+    let mut uniforms =
+        |count| (0..count).map(|_| uniform(params.draws, &mut draw)).collect::<Vec<_>>();
     let real = |shape: &[usize], values| Tensor::new(shape, Data::F32(values));
     let inputs = Tensors::new()
         .with("draft_probs", real(&[batch, k, vocab], draft.concat().repeat(batch)))
@@ -535,17 +366,6 @@ mod tests {
     }
 
     #[test]
-    fn the_band_names_only_tokens_with_mass() {
-        let weights = [0.25, 0.0, 0.25, 0.5];
-        assert_eq!(inverse_cdf(&weights, 0.25, 1e-5), (2, vec![0]));
-        assert_eq!(inverse_cdf(&weights, 0.3, 1e-5), (2, vec![]));
-        assert_eq!(inverse_cdf(&weights, 0.0, 1e-5), (0, vec![]));
-        assert_eq!(inverse_cdf(&[0.0, 0.0, 1.0], 0.0, 1e-5), (2, vec![]));
-        // Several tiny tokens at the threshold are all near it.
-        assert_eq!(inverse_cdf(&[0.5, 1e-9, 1e-9, 0.5], 0.5, 1e-5), (2, vec![0, 1, 3]));
-    }
-
-    #[test]
     fn a_residual_that_vanishes_falls_back_to_the_target() {
         let row = Row {
             tokens: &[1],
@@ -557,11 +377,5 @@ mod tests {
         };
         assert_eq!(row.accepted(Mode::Sample), 0);
         assert_eq!(row.further_token(Mode::Sample, 0), (0, vec![]));
-    }
-
-    #[test]
-    fn argmax_takes_the_lowest_of_equals() {
-        assert_eq!(argmax(&[0.0, 2.0, 1.0, 2.0]), 1);
-        assert_eq!(argmax(&[0.0, 0.0]), 0);
     }
 }

@@ -1,0 +1,12 @@
+//! Several tokens a step: drafts that branch, and the rules by which a target model keeps a part of them.
+//!
+//! Chain drafts and their acceptance are in [`crate::acceptance`]; here are trees of candidates, a rule for chains that
+//! keeps more tokens under the same law, and one that keeps more under another law.
+
+use crate::algorithm::Operation;
+
+pub mod block;
+pub(crate) mod residual;
+
+/// The operations of this vertical.
+pub const OPERATIONS: &[Operation] = &[Operation::of::<block::Block>()];
