@@ -2,6 +2,8 @@
 
 #[path = "cases/decoding.rs"]
 mod cases;
+#[path = "decoding/heads.rs"]
+mod heads;
 mod laws;
 
 #[test]

@@ -1,6 +1,6 @@
 // What the kernels of multi-token decoding share: reductions over a block, SiLU.
 #pragma once
-#include "any_dtype.cuh"
+#include "numeric.cuh"
 
 struct Add {
     __device__ __forceinline__ float operator()(float x, float y) const { return x + y; }

@@ -7,6 +7,7 @@
 //   seen is asked of the parents, from the query's node down to the key's.
 // Numerics: f32, expf; values of any type, known when it runs.
 // Limits: every query of every head reads the whole cache again.
+#include "any_dtype.cuh"
 #include "decoding.cuh"
 
 namespace {

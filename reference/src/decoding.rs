@@ -6,7 +6,17 @@
 use crate::algorithm::Operation;
 
 pub mod block;
+pub mod candidates;
+pub mod medusa;
+pub mod mtp;
 pub(crate) mod residual;
+mod rounding;
+pub mod tree_attention;
 
 /// The operations of this vertical.
-pub const OPERATIONS: &[Operation] = &[Operation::of::<block::Block>()];
+pub const OPERATIONS: &[Operation] = &[
+    Operation::of::<block::Block>(),
+    Operation::of::<medusa::Medusa>(),
+    Operation::of::<mtp::Mtp>(),
+    Operation::of::<tree_attention::TreeAttention>(),
+];
