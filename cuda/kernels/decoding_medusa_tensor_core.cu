@@ -21,7 +21,7 @@ constexpr int COLUMNS = 128, DEPTH = 64, STAGES = 3, STRIDE = COLUMNS + 4;
 __device__ __forceinline__ void copy_rows(u32 tile, int count, const __nv_bfloat16* from, i64 first, i64 rows, i64 k0,
                                           i64 depth) {
     const int d = threadIdx.x % 8 * 8;
-#pragma unroll 4
+#pragma unroll 1
     for (int row = threadIdx.x / 8; row < count; row += 32) {
         const bool inside = first + row < rows && k0 + d < depth;
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(tile + chunk_at<DEPTH>(row, d)),
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
         const u32 w_tile = tiles + used * stage_bytes, x_tile = w_tile + W_TILE;
         used = used == STAGES - 1 ? 0 : used + 1;
         if (left <= 0) continue;
-#pragma unroll 2
+#pragma unroll 1
         for (int k = 0; k < DEPTH; k += 16) {
             u32 a[2][4];
             load_matrices(a[0], fragment<DEPTH>(w_tile, by_row, warp_column, k));

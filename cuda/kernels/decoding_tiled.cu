@@ -71,20 +71,19 @@ extern "C" __global__ void __launch_bounds__(256)
     const float *a_row = a + (row0 + own) * depth, *w_row = w + (column0 + own) * depth;
 
     float sum[8][8] = {}, next_a[8], next_w[8];
-    fetch(next_a, a_row, a_inside, part, depth);
-    fetch(next_w, w_row, w_inside, part, depth);
+    // The first turn only fetches.
 #pragma unroll 1
-    for (i64 k0 = 0; k0 < depth; k0 += DEPTH) {
-        __syncthreads();
+    for (i64 k0 = -DEPTH; k0 < depth; k0 += DEPTH) {
+        if (k0 >= 0) {
+            __syncthreads();
 #pragma unroll
-        for (int e = 0; e < 8; ++e) a_tile[part + e][own] = next_a[e], w_tile[part + e][own] = next_w[e];
-        __syncthreads();
-        if (k0 + DEPTH < depth) {
-            fetch(next_a, a_row, a_inside, k0 + DEPTH + part, depth);
-            fetch(next_w, w_row, w_inside, k0 + DEPTH + part, depth);
+            for (int e = 0; e < 8; ++e) a_tile[part + e][own] = next_a[e], w_tile[part + e][own] = next_w[e];
+            __syncthreads();
         }
-        if (!multiplies) continue;
-#pragma unroll 2
+        fetch(next_a, a_row, a_inside, k0 + DEPTH + part, depth);
+        fetch(next_w, w_row, w_inside, k0 + DEPTH + part, depth);
+        if (k0 < 0 || !multiplies) continue;
+#pragma unroll 1
         for (int k = 0; k < DEPTH; ++k) {
             float u[8], v[8];
             take(u, &a_tile[k][y], 16);

@@ -12,13 +12,14 @@
 // Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
 // Limits: two blocks an SM; walks are as long as the tree is deep, once a tile of the tree.
 #include "attention_mma.cuh"
+#include "decoding_tree.cuh"
 
 typedef unsigned short u16;
 
 namespace {
 
 // Tiles hold rows of 128 values; those of smaller heads end in zeros, whose products are left out.
-constexpr int KEYS = 64, DIM = 128;
+constexpr int DIM = 128;
 constexpr u32 TILE = KEYS * DIM * 2;
 
 // Products of 16 rows with 32 b's, 8 each. Both types in one kernel: which of them is known when it runs.
@@ -32,26 +33,6 @@ __device__ __forceinline__ void multiply(float (&c)[COUNT * 2][4], const u32 (&a
         for (int n = 0; n < COUNT * 2; ++n) mma<__half>(c[n], a, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
     }
 }
-
-struct Tree {
-    const int* parents;
-    int length;
-
-    // Which of 32 keys from number `first` on of a tile a row sees: in the cache all before its end, in the tree the
-    // node itself and those above it.
-    __device__ __forceinline__ u32 seen(int tile, int cached, int first, int node) const {
-        if (tile < cached) {
-            const int left = length - tile * KEYS - first;
-            return left >= 32 ? ~0u : left <= 0 ? 0u : (1u << left) - 1;
-        }
-        const int from = (tile - cached) * KEYS + first;
-        u32 bits = 0;
-#pragma unroll 1
-        for (; node >= from; node = parents[node])
-            if (node < from + 32) bits |= 1u << (node - from);
-        return bits;
-    }
-};
 
 // Starts copying rows into a tile, `from(row)` each; rows for which it is null, and values at or behind `dim`, become
 // zero.

@@ -62,6 +62,13 @@ pub static VARIANTS: &[Variant] = &[
     },
     Variant {
         op: "decoding.tree_attention",
+        name: "tiled",
+        idea: "f32 tiles in shared memory, the cache split over blocks, the tree's mask as bits",
+        deterministic: true,
+        plan: tree_attention::tiled,
+    },
+    Variant {
+        op: "decoding.tree_attention",
         name: "tensor_core",
         idea: "the nodes' rows as one product, the cache split over blocks, the tree's mask as bits",
         deterministic: true,

@@ -37,48 +37,98 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     Ok(plan)
 }
 
-/// All nodes and the heads of a group as rows of one product, the keys split over blocks; then their combination.
+/// Keys of a tile.
+const KEYS: usize = 64;
+
+/// Values of a tile's rows.
+const WIDTH: usize = 128;
+
+/// One kernel that takes the nodes and the heads of a group as rows and splits the keys over blocks.
+struct Split {
+    module: &'static str,
+    threads: usize,
+    /// Rows of a block.
+    rows: usize,
+    shared: usize,
+    /// What the kernel takes behind the sizes.
+    rest: Vec<Arg>,
+}
+
+/// Both types of 16 bits on tensor cores.
 pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    const MODULE: &str = "decoding_tree_attention_tensor_core";
-    const KEYS: usize = 64;
-    const WIDTH: usize = 128;
-    /// Blocks that fill a large device, two on each processor.
-    const ENOUGH_BLOCKS: usize = 264;
-    /// Tiles of keys that are worth a block.
-    const LEAST_TILES: usize = 2;
     let p = case.params::<Params>()?;
     if p.dtype == DType::F32 {
         return Err(Unsupported("tensor cores multiply 16 bits, not f32".into()));
     }
-    if !p.head_dim.is_multiple_of(8) || p.head_dim > WIDTH {
-        let problem = format!("head_dim {} is no multiple of 8 up to {WIDTH}", p.head_dim);
-        return Err(Unsupported(problem));
+    if !p.head_dim.is_multiple_of(8) {
+        return Err(Unsupported(format!("head_dim {} is no multiple of 8", p.head_dim)));
     }
-    let rows = p.nodes * p.problem().group();
-    let warps = if rows > 64 { 8 } else { 4 };
-    let tiles = rows.div_ceil(16 * warps) * p.heads_kv * p.batch;
-    let key_tiles = p.seq_k.div_ceil(KEYS) + p.nodes.div_ceil(KEYS);
-    let most = key_tiles.div_ceil(LEAST_TILES).max(1);
-    let splits = ENOUGH_BLOCKS.div_ceil(tiles.max(1)).clamp(1, most);
+    let warps = if p.nodes * p.problem().group() > 64 { 8 } else { 4 };
+    let rows = 16 * warps;
+    let split = Split {
+        module: "decoding_tree_attention_tensor_core",
+        threads: 32 * warps,
+        rows,
+        shared: 4 * KEYS * WIDTH * 2 + rows * (WIDTH * 2 + KEYS * 2 + 8),
+        rest: vec![i32::from(p.dtype == DType::Bf16).into()],
+    };
+    split.plan(&p, inputs)
+}
 
-    let mut plan = Plan::new();
-    let mut args = input_args(&mut plan, inputs);
-    let [o, lse] = outputs(&mut plan, &p);
-    let all_rows = p.batch * p.nodes * p.heads_q;
-    let sums = plan.scratch("sums", DType::F32, &[splits, all_rows, p.head_dim]);
-    let stats = plan.scratch("stats", DType::F32, &[splits, all_rows, 2]);
-    args.extend([sums, stats].map(Arg::from));
-    args.extend([p.batch.into(), Arg::I32(p.nodes as i32)]);
-    args.extend([p.seq_k, p.heads_q, p.heads_kv].map(Arg::from));
-    args.extend([p.head_dim as i32, splits as i32].map(Arg::from));
-    args.extend([Arg::from(i32::from(p.dtype == DType::Bf16)), Arg::F32(p.problem().scale as f32)]);
-    let shared = 4 * KEYS * WIDTH * 2 + 16 * warps * (WIDTH * 2 + KEYS * 2 + 8);
-    plan.launch(MODULE, "partial", blocks(tiles * splits)?, [32 * warps, 1, 1], shared, &args);
+/// f32 on CUDA cores.
+pub(super) fn tiled(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let p = case.params::<Params>()?;
+    if p.dtype != DType::F32 {
+        return Err(Unsupported(format!("only f32, not {}", p.dtype.name())));
+    }
+    let tiles = (2 * WIDTH + KEYS) * (KEYS + 4) * DType::F32.bytes();
+    let split = Split {
+        module: "decoding_tree_attention_tiled",
+        threads: 256,
+        rows: 64,
+        shared: tiles + 8 * KEYS,
+        rest: vec![],
+    };
+    split.plan(&p, inputs)
+}
 
-    let sizes = [all_rows, p.head_dim, splits].map(Arg::from);
-    let mut args = vec![sums.into(), stats.into(), o.into(), lse.into(), kind_of(p.dtype).into()];
-    args.extend(sizes);
-    let grid = blocks(all_rows)?;
-    plan.launch("attention_decode_split_kv", "combine", grid, [128, 1, 1], 0, &args);
-    Ok(plan)
+impl Split {
+    /// Blocks that take a stretch of the keys, then their combination.
+    fn plan(self, p: &Params, inputs: &Tensors) -> Result<Plan, Unsupported> {
+        /// Blocks that a large device holds at once, two on each processor: a few more would wait for all of them.
+        const BLOCKS: usize = 264;
+        /// Tiles of keys that are worth a block.
+        const LEAST_TILES: usize = 2;
+        if p.head_dim > WIDTH {
+            return Err(Unsupported(format!("head_dim {} is more than {WIDTH}", p.head_dim)));
+        }
+        let rows = p.nodes * p.problem().group();
+        let tiles = rows.div_ceil(self.rows) * p.heads_kv * p.batch;
+        let key_tiles = p.seq_k.div_ceil(KEYS) + p.nodes.div_ceil(KEYS);
+        let most = key_tiles.div_ceil(LEAST_TILES).max(1);
+        let splits = (BLOCKS / tiles.max(1)).clamp(1, most);
+
+        let mut plan = Plan::new();
+        let mut args = input_args(&mut plan, inputs);
+        let [o, lse] = outputs(&mut plan, p);
+        let all_rows = p.batch * p.nodes * p.heads_q;
+        let sums = plan.scratch("sums", DType::F32, &[splits, all_rows, p.head_dim]);
+        let stats = plan.scratch("stats", DType::F32, &[splits, all_rows, 2]);
+        args.extend([sums, stats].map(Arg::from));
+        args.extend([p.batch.into(), Arg::I32(p.nodes as i32)]);
+        args.extend([p.seq_k, p.heads_q, p.heads_kv].map(Arg::from));
+        args.extend([p.head_dim as i32, splits as i32].map(Arg::from));
+        args.extend(self.rest);
+        args.push(Arg::F32(p.problem().scale as f32));
+        let grid = blocks(tiles * splits)?;
+        plan.launch(self.module, "partial", grid, [self.threads, 1, 1], self.shared, &args);
+
+        let sizes = [all_rows, p.head_dim, splits].map(Arg::from);
+        let buffers = [sums, stats, o, lse].map(Arg::from);
+        let mut args = [&buffers[..], &[kind_of(p.dtype).into()]].concat();
+        args.extend(sizes);
+        let (module, grid) = ("attention_decode_split_kv", blocks(all_rows)?);
+        plan.launch(module, "combine", grid, [128, 1, 1], 0, &args);
+        Ok(plan)
+    }
 }
