@@ -11,7 +11,7 @@ struct Larger {
 
 // Over a block of 128 threads; every thread gets the result. `shared` holds 4 floats.
 template <typename Combine> __device__ __forceinline__ float over_block(float x, float* shared, Combine combine) {
-#pragma unroll
+#pragma unroll 1
     for (int offset = 16; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
     __syncthreads();
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;

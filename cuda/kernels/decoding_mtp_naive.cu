@@ -11,13 +11,13 @@
 #include "decoding.cuh"
 
 extern "C" __global__ void __launch_bounds__(128)
-    rms_norm(const float* x, const int* tokens, const float* gain, float* y, i64 y_stride, i64 seq_len, i64 ahead,
-         i64 hidden) {
+    rms_norm(const float* x, const int* tokens, const float* gain, float* y, i64 y_stride, int seq_len, int ahead,
+             i64 hidden) {
     __shared__ float shared[4];
     i64 from = blockIdx.x;
     if (tokens) {
-        const i64 b = from / seq_len, i = from % seq_len + ahead;
-        from = tokens[b * (seq_len + 1) + (i > seq_len ? seq_len : i)];
+        const int b = blockIdx.x / seq_len, i = blockIdx.x % seq_len + ahead;
+        from = tokens[b * (seq_len + 1) + min(i, seq_len)];
     }
     x += from * hidden;
     float squares = 0.f;
@@ -29,11 +29,11 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    product(const float* a, const float* w, const float* add, float* c, i64 rows, i64 columns, i64 depth) {
-    const i64 at = (i64)blockIdx.x * 128 + threadIdx.x;
-    if (at >= rows * columns) return;
-    a += at / columns * depth;
-    w += at % columns * depth;
+    product(const float* a, const float* w, const float* add, float* c, i64 columns, i64 depth) {
+    const i64 column = (i64)blockIdx.y * 128 + threadIdx.x, at = blockIdx.x * columns + column;
+    if (column >= columns) return;
+    a += blockIdx.x * depth;
+    w += column * depth;
     float sum = 0.f;
 #pragma unroll 1
     for (i64 k = 0; k < depth; ++k) sum = fmaf(a[k], w[k], sum);
@@ -41,11 +41,12 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    attend(const float* q, const float* k, const float* v, float* scores, float* o, i64 seq_len, i64 heads, i64 dim,
+    attend(const float* q, const float* k, const float* v, float* scores, float* o, int seq_len, int heads, i64 dim,
            float scale) {
     __shared__ float shared[4];
-    const i64 query = blockIdx.x, place = query / heads, first = place / seq_len * seq_len * heads + query % heads;
-    const int keys = (int)(place % seq_len) + 1;
+    const i64 query = blockIdx.x;
+    const int place = blockIdx.x / heads, keys = place % seq_len + 1;
+    const i64 first = (i64)(place - keys + 1) * heads + blockIdx.x % heads;
     float* s = scores + query * seq_len;
     float max = __int_as_float(0xff800000), total = 0.f;
 #pragma unroll 1
@@ -74,15 +75,16 @@ extern "C" __global__ void __launch_bounds__(128)
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128) gate(const float* both, float* out, i64 rows, i64 ffn) {
-    const i64 at = (i64)blockIdx.x * 128 + threadIdx.x, from = at / ffn * 2 * ffn + at % ffn;
-    if (at < rows * ffn) out[at] = silu(both[from]) * both[from + ffn];
+extern "C" __global__ void __launch_bounds__(128) gate(const float* both, float* out, i64 ffn) {
+    const i64 column = (i64)blockIdx.y * 128 + threadIdx.x, from = blockIdx.x * 2 * ffn + column;
+    if (column < ffn) out[blockIdx.x * ffn + column] = silu(both[from]) * both[from + ffn];
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    cross_entropy(const float* logits, const int* tokens, float* losses, i64 seq_len, i64 ahead, i64 vocab) {
+    cross_entropy(const float* logits, const int* tokens, float* losses, int seq_len, int ahead, i64 vocab) {
     __shared__ float shared[4];
-    const i64 row = blockIdx.x, i = row % seq_len + ahead;
+    const i64 row = blockIdx.x;
+    const int i = blockIdx.x % seq_len + ahead;
     if (i > seq_len) {
         if (threadIdx.x == 0) losses[row] = 0.f;
         return;
@@ -95,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll 1
     for (i64 t = threadIdx.x; t < vocab; t += 128) total += expf(logits[t] - max);
     total = over_block(total, shared, Add());
-    if (threadIdx.x == 0) losses[row] = max + logf(total) - logits[tokens[row / seq_len * (seq_len + 1) + i]];
+    if (threadIdx.x == 0) losses[row] = max + logf(total) - logits[tokens[blockIdx.x / seq_len * (seq_len + 1) + i]];
 }
 
 // Of each depth the sum of its losses over all places, and of those lambda / depth times the sum.

@@ -8,7 +8,7 @@
 // Plan: a block computes 128 x 128, a warp 32 x 64, a thread 8 x 8, in steps of 16 of depth, the next one on its way in
 //   registers. Warps whose rows lie outside do not multiply: with few rows the weights' way from memory is what counts.
 // Numerics: f32 sums over depth in order.
-// Limits: 16-byte loads where the depth is a multiple of 4, else elements one by one.
+// Limits: the depth is a multiple of 4; results are stored one by one.
 #include "decoding.cuh"
 
 namespace {
@@ -16,21 +16,13 @@ namespace {
 enum Mode { STORE, ADD, HEAD, LOSS };
 constexpr int TILE = 128, DEPTH = 16, STRIDE = TILE + 4;
 
-// 8 values of a row from k0 on; zeros outside.
+// 8 values of a row from k0 on; zeros outside. The depth is a multiple of 4.
 __device__ __forceinline__ void fetch(float (&x)[8], const float* row, bool inside, i64 k0, i64 depth) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const i64 k = k0 + half * 4;
+    for (int half = 0; half < 8; half += 4) {
         float4 four = {0.f, 0.f, 0.f, 0.f};
-        if (inside && depth % 4 == 0) {
-            if (k < depth) four = *(const float4*)(row + k);
-        } else if (inside) {
-            if (k < depth) four.x = row[k];
-            if (k + 1 < depth) four.y = row[k + 1];
-            if (k + 2 < depth) four.z = row[k + 2];
-            if (k + 3 < depth) four.w = row[k + 3];
-        }
-        x[half * 4] = four.x, x[half * 4 + 1] = four.y, x[half * 4 + 2] = four.z, x[half * 4 + 3] = four.w;
+        if (inside && k0 + half < depth) four = *(const float4*)(row + k0 + half);
+        x[half] = four.x, x[half + 1] = four.y, x[half + 2] = four.z, x[half + 3] = four.w;
     }
 }
 
@@ -42,11 +34,11 @@ __device__ __forceinline__ void take(float (&x)[8], const float* at, int second)
 
 struct Target {
     const int* tokens;  // [batch, seq_len + 1]
-    i64 seq_len, ahead;
+    int seq_len, ahead;
 
     // Of row b * seq_len + i; -1 where it lies behind the sequence.
-    __device__ __forceinline__ int of(i64 row) const {
-        const i64 i = row % seq_len + ahead;
+    __device__ __forceinline__ int of(int row) const {
+        const int i = row % seq_len + ahead;
         return i > seq_len ? -1 : tokens[row / seq_len * (seq_len + 1) + i];
     }
 };
@@ -55,8 +47,8 @@ struct Target {
 
 extern "C" __global__ void __launch_bounds__(256)
     product(const float* __restrict__ a, i64 a_batch, const float* __restrict__ w, i64 w_batch, float* c, i64 c_batch,
-            float* add, i64 add_batch, const float* __restrict__ bias, const int* __restrict__ tokens, i64 seq_len,
-            i64 ahead, i64 rows, i64 columns, i64 depth, int mode) {
+            float* add, i64 add_batch, const float* __restrict__ bias, const int* __restrict__ tokens, int seq_len,
+            int ahead, i64 rows, i64 columns, i64 depth, int mode) {
     __shared__ __align__(16) float a_tile[DEPTH][STRIDE], w_tile[DEPTH][STRIDE];
     const i64 row0 = (i64)blockIdx.x * TILE, column0 = (i64)blockIdx.y * TILE;
     a += blockIdx.z * a_batch;
@@ -108,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256)
         const i64 row = row0 + y + m % 4 + m / 4 * 16, first = column0 + x;
         const bool inside = row < rows;
         if (mode == LOSS) {
-            const int target = inside ? targets.of(row) : -1;
+            const int target = inside ? targets.of((int)row) : -1;
             float max = __int_as_float(0xff800000), total = 0.f;
 #pragma unroll
             for (int n = 0; n < 8; ++n) {
@@ -128,13 +120,16 @@ extern "C" __global__ void __launch_bounds__(256)
             if (inside && lane % 8 == 0 && stretch < stretches)
                 *(float2*)&c[(row * stretches + stretch) * 2] = make_float2(max, total);
         } else if (inside) {
-#pragma unroll
+#pragma unroll 1
             for (int n = 0; n < 8; ++n) {
+                float one = value[0];
+#pragma unroll
+                for (int other = 1; other < 8; ++other) one = n == other ? value[other] : one;
                 const i64 column = first + n % 4 + n / 4 * 32, at = row * columns + column;
                 if (column >= columns) continue;
-                if (mode == HEAD) value[n] = silu(value[n] + bias[blockIdx.z * columns + column]);
-                if (mode != STORE) value[n] += add[blockIdx.z * add_batch + at];
-                c[at] = value[n];
+                if (mode == HEAD) one = silu(one + bias[blockIdx.z * columns + column]);
+                if (mode != STORE) one += add[blockIdx.z * add_batch + at];
+                c[at] = one;
             }
         }
     }
@@ -143,12 +138,12 @@ extern "C" __global__ void __launch_bounds__(256)
 // -ln softmax of each row's target from the stretches of `product`; 0 where there is none. A warp a row.
 extern "C" __global__ void __launch_bounds__(128)
     losses(const float* __restrict__ stats, const float* __restrict__ logit, const int* __restrict__ tokens,
-           float* __restrict__ out, i64 seq_len, i64 ahead, i64 rows, i64 stretches) {
+           float* __restrict__ out, int seq_len, int ahead, i64 rows, i64 stretches) {
     const i64 row = (i64)blockIdx.x * 4 + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
     if (row >= rows) return;
     const Target targets = {tokens, seq_len, ahead};
-    if (targets.of(row) < 0) {
+    if (targets.of((int)row) < 0) {
         if (lane == 0) out[row] = 0.f;
         return;
     }

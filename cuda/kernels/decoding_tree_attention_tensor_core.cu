@@ -103,16 +103,23 @@ struct Scores {
         }
     }
 
+    template <typename T> __device__ __forceinline__ void pack(u32 (&two)[2][KEYS / 8]) const {
+#pragma unroll
+        for (int at = 0; at < KEYS / 4; ++at) two[at % 2][at / 2] = Pair<T>::pack(s[at / 2][at % 2 * 2], s[at / 2][at % 2 * 2 + 1]);
+    }
+
     // Writes the probabilities as a tile of the warp's 16 rows and 64 values.
     __device__ __forceinline__ void put(unsigned char* tile, int lane, bool bf16) const {
+        u32 two[2][KEYS / 8];
+        if (fresh(bf16)) pack<__nv_bfloat16>(two);
+        else pack<__half>(two);
+        // Rows lane / 4 and lane / 4 + 8 keep their chunks in the same places.
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int n = 0; n < KEYS / 8; ++n) {
-                const u32 as_bf16 = Pair<__nv_bfloat16>::pack(s[n][half * 2], s[n][half * 2 + 1]);
-                const u32 as_f16 = Pair<__half>::pack(s[n][half * 2], s[n][half * 2 + 1]);
-                *(u32*)(tile + chunk_at<KEYS>(lane / 4 + half * 8, n * 8) + lane % 4 * 4) = fresh(bf16) ? as_bf16 : as_f16;
-            }
+        for (int n = 0; n < KEYS / 8; ++n) {
+            unsigned char* at = tile + chunk_at<KEYS>(lane / 4, n * 8) + lane % 4 * 4;
+            *(u32*)at = two[0][n];
+            *(u32*)(at + 8 * KEYS * 2) = two[1][n];
+        }
     }
 };
 
@@ -166,8 +173,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     Scores scores;
 #pragma unroll
     for (int half = 0; half < 2; ++half) scores.max[half] = NEG_INFINITY, scores.total[half] = 0.f;
-    if (begin < end)
-        copy_rows(q_tile, rows_here, dim, q, [&](int r) { return row0 + r < rows ? q + query(row0 + r) * dim : nullptr; });
+    copy_rows(q_tile, rows_here, dim, q, [&](int r) { return row0 + r < rows ? q + query(row0 + r) * dim : nullptr; });
     const float factor = scale * LOG2_E;
     u32 stage = 1;
     // The first turn only fetches.
@@ -203,18 +209,27 @@ extern "C" __global__ void __launch_bounds__(256, 2)
         if (dim > 64) gather(high, p_rows, v_tiles + stage * TILE, 64, lane, bf16);
     }
     copy_wait<0>();
+    __syncthreads();
+    // By way of shared memory, a warp its own rows, so that stores are whole and the loop is short.
+    constexpr int STRIDE = DIM + 8;
+    float* staged = (float*)shared + warp_row * STRIDE;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int row = row0 + warp_row + half * 8 + lane / 4;
-        const float total = quad_sum(scores.total[half]);
-        if (row >= rows) continue;
-        const i64 to = split * batch * nodes * heads_q + query(row);
-        float* at = sums + to * dim + lane % 4 * 2;
+        float* at = staged + (lane / 4 + half * 8) * STRIDE + lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < 8; ++n) {
-            if (n * 8 < dim) *(float2*)(at + n * 8) = make_float2(low[n][half * 2], low[n][half * 2 + 1]);
-            if (64 + n * 8 < dim) *(float2*)(at + 64 + n * 8) = make_float2(high[n][half * 2], high[n][half * 2 + 1]);
+            *(float2*)(at + n * 8) = make_float2(low[n][half * 2], low[n][half * 2 + 1]);
+            *(float2*)(at + 64 + n * 8) = make_float2(high[n][half * 2], high[n][half * 2 + 1]);
         }
-        if (lane % 4 == 0) *(float2*)&stats[to * 2] = make_float2(scores.max[half] * factor, total);
+        const float total = quad_sum(scores.total[half]);
+        if (lane % 4 == 0) *(float2*)(at + DIM) = make_float2(scores.max[half] * factor, total);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int r = 0; r < 16 && row0 + warp_row + r < rows; ++r) {
+        const i64 to = split * batch * nodes * heads_q + query(row0 + warp_row + r);
+        const float* from = staged + r * STRIDE;
+        if (lane * 4 < dim) *(float4*)&sums[to * dim + lane * 4] = *(const float4*)&from[lane * 4];
+        if (lane < 2) stats[to * 2 + lane] = from[DIM + lane];
     }
 }

@@ -28,17 +28,6 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// Writes 64 rows of 128 values, zeros where there are none, at `row * by_row + value * by_value`.
-template <typename From>
-__device__ __forceinline__ void put_tile(float* tile, int by_row, int by_value, const float* array, int dim, From from) {
-#pragma unroll 1
-    for (int at = threadIdx.x; at < KEYS * DIM; at += 256) {
-        const int row = at / DIM, d = at % DIM;
-        const i64 start = from(row);
-        tile[row * by_row + d * by_value] = start >= 0 && d < dim ? array[start + d] : 0.f;
-    }
-}
-
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -64,19 +53,45 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     float sum[4][8] = {}, max[4], total[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) max[r] = nothing, total[r] = 0.f;
-    put_tile(q_tile, 1, STRIDE, q, dim, [&](int r) { return row0 + r < rows ? query(row0 + r) * dim : -1; });
+    // Two steps a tile: keys, then values, through the same place; the first step brings the queries.
 #pragma unroll 1
-    for (int tile = begin; tile < end; ++tile) {
+    for (int step = 2 * begin - 1; step < 2 * end; ++step) {
+        const bool queries = step < 2 * begin, of_values = step & 1;
+        const int tile = step / 2;
         const bool is_cached = tile < cached;
         const int first = (is_cached ? tile : tile - cached) * KEYS, until = is_cached ? tree.length : nodes;
         const i64 before = b * (is_cached ? seq_k : nodes);
-        auto key = [&](int r) { return first + r < until ? ((before + first + r) * heads_kv + h) * dim : -1; };
-        if (threadIdx.x < 128) {
+        const float* source = queries ? q : of_values ? (is_cached ? v : v_tree) : is_cached ? k : k_tree;
+        __syncthreads();
+        if (!of_values && threadIdx.x < 128) {
             const int node = min(row0 + (int)threadIdx.x / 2, rows - 1) / group;
             seen[threadIdx.x] = tree.seen(tile, cached, threadIdx.x % 2 * 32, node);
         }
-        put_tile(k_tile, 1, STRIDE, is_cached ? k : k_tree, dim, key);
+        float* to = queries ? q_tile : k_tile;
+        const int by_row = of_values && !queries ? WIDE : 1, by_value = of_values && !queries ? 1 : STRIDE;
+#pragma unroll 1
+        for (int at = threadIdx.x; at < KEYS * DIM; at += 256) {
+            const int r = at / DIM, d = at % DIM;
+            const bool inside = d < dim && (queries ? row0 + r < rows : first + r < until);
+            const i64 row = queries ? query(row0 + r) : (before + first + r) * heads_kv + h;
+            to[r * by_row + d * by_value] = inside ? source[row * dim + d] : 0.f;
+        }
         __syncthreads();
+        if (queries) continue;
+        if (of_values) {
+#pragma unroll 1
+            for (int j = 0; j < KEYS; ++j) {
+                const float4 p = *(const float4*)&p_tile[j * STRIDE + ty], low = *(const float4*)&k_tile[j * WIDE + tx];
+                const float4 high = *(const float4*)&k_tile[j * WIDE + 64 + tx];
+                const float ps[4] = {p.x, p.y, p.z, p.w};
+                const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+                for (int r = 0; r < 4; ++r)
+#pragma unroll
+                    for (int c = 0; c < 8; ++c) sum[r][c] = fmaf(ps[r], values[c], sum[r][c]);
+            }
+            continue;
+        }
         float s[4][4] = {};
 #pragma unroll 1
         for (int d = 0; d < dim; ++d) {
@@ -111,21 +126,6 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
             *(float4*)&p_tile[(tx + j) * STRIDE + ty] = make_float4(s[0][j], s[1][j], s[2][j], s[3][j]);
-        __syncthreads();
-        put_tile(k_tile, WIDE, 1, is_cached ? v : v_tree, dim, key);
-        __syncthreads();
-#pragma unroll 1
-        for (int j = 0; j < KEYS; ++j) {
-            const float4 p = *(const float4*)&p_tile[j * STRIDE + ty], low = *(const float4*)&k_tile[j * WIDE + tx];
-            const float4 high = *(const float4*)&k_tile[j * WIDE + 64 + tx];
-            const float ps[4] = {p.x, p.y, p.z, p.w};
-            const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-            for (int r = 0; r < 4; ++r)
-#pragma unroll
-                for (int c = 0; c < 8; ++c) sum[r][c] = fmaf(ps[r], values[c], sum[r][c]);
-        }
-        __syncthreads();
     }
 #pragma unroll 1
     for (int r = 0; r < 4; ++r) {

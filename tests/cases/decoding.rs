@@ -102,7 +102,10 @@ fn tree_attention() -> impl Strategy<Value = Case> {
     let keys = prop_oneof![3 => 0usize..70, 1 => 126usize..131, 1 => 200usize..500];
     let heads = (1usize..3, select(vec![1usize, 2, 4, 5]));
     let dim = prop_oneof![3 => select(vec![32usize, 64, 128]), 1 => (1usize..17).prop_map(|n| 8 * n), 1 => 1usize..80];
-    let kind = (select(vec![attention::Lengths::Full, attention::Lengths::Ragged]), select(vec![1.0, 1.0, 0.01, 4.0]));
+    let kind = (
+        select(vec![attention::Lengths::Full, attention::Lengths::Ragged]),
+        select(vec![1.0, 1.0, 0.01, 4.0]),
+    );
     let dtype = select(vec![DType::F32, DType::F16, DType::Bf16]);
     ((0usize..3, nodes, keys), heads, dim, trees, kind, dtype, 0u64..1000).prop_map(
         |((batch, nodes, seq_k), (kv, group), head_dim, tree, (lengths, sd), dtype, seed)| {

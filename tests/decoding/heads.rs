@@ -2,7 +2,8 @@
 
 use proptest::{prelude::*, sample::Index};
 use touchstone_reference::{
-    Algorithm, Case, DType, Data, Expected, Outputs, Tensor, Tensors, attention::forward,
+    Algorithm, Case, DType, Data, Expected, Outputs, Tensor, Tensors,
+    attention::forward,
     decoding::{
         candidates::line,
         medusa::Medusa,
@@ -47,7 +48,8 @@ fn values(outputs: &Outputs, name: &str) -> Vec<f64> {
 fn shuffled(parents: &[i64], seed: &[Index]) -> Vec<usize> {
     let (mut order, mut left): (Vec<usize>, Vec<usize>) = (vec![], (0..parents.len()).collect());
     for pick in seed.iter().cycle().take(parents.len()) {
-        let ready = |&&node: &&usize| parents[node] < 0 || !left.contains(&(parents[node] as usize));
+        let ready =
+            |&&node: &&usize| parents[node] < 0 || !left.contains(&(parents[node] as usize));
         let ready: Vec<usize> = left.iter().filter(ready).copied().collect();
         let next = *pick.get(&ready);
         left.retain(|&node| node != next);
@@ -255,12 +257,14 @@ fn a_star_of_one_token_each_is_what_decode_gives() {
         .with("k", joined("k", "k_tree"))
         .with("v", joined("v", "v_tree"))
         .with("lengths", Tensor::from_integers(DType::I32, &[1], &[10]));
-    let params: Params = "attention.decode:batch=1,seq_k=10,heads_q=4,heads_kv=2,head_dim=8,dtype=f32"
-        .parse::<Case>()
-        .unwrap()
-        .params()
-        .unwrap();
-    let (ours, theirs) = (TreeAttention::reference(&p, &inputs), Decode::reference(&params, &decode));
+    let params: Params =
+        "attention.decode:batch=1,seq_k=10,heads_q=4,heads_kv=2,head_dim=8,dtype=f32"
+            .parse::<Case>()
+            .unwrap()
+            .params()
+            .unwrap();
+    let (ours, theirs) =
+        (TreeAttention::reference(&p, &inputs), Decode::reference(&params, &decode));
     for name in ["o", "lse"] {
         assert_eq!(values(&ours, name), values(&theirs, name));
     }

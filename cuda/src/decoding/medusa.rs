@@ -81,7 +81,14 @@ pub(super) fn tiles(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
         a_shared: true,
     };
     tiled::head(&mut plan, first, at.x, at.b)?;
-    let second = Tiled { a: r.into(), w: at.lm.into(), c: at.logits, columns: p.vocab, a_shared: false, ..first };
+    let second = Tiled {
+        a: r.into(),
+        w: at.lm.into(),
+        c: at.logits,
+        columns: p.vocab,
+        a_shared: false,
+        ..first
+    };
     tiled::store(&mut plan, second)?;
     top_k(&mut plan, &p, at.logits)?;
     Ok(plan)
@@ -105,17 +112,18 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     let r = plan.scratch("r", p.dtype, &[p.heads, p.tokens, p.hidden]);
     let token_rows = p.tokens.next_multiple_of(16).min(128);
     let shared = STAGES * (COLUMNS + token_rows) * DEPTH * 2;
-    let mut product = |x: BufferId, x_batch: usize, w: BufferId, bias: Option<BufferId>, out, columns: usize| {
-        let grid = [p.tokens.div_ceil(token_rows.max(1)), columns.div_ceil(COLUMNS), p.heads];
-        if grid[1].max(grid[2]) > 65_535 {
-            return Err(Unsupported(format!("{columns} columns are more than a grid takes")));
-        }
-        let mut args: Vec<Arg> = vec![x.into(), x_batch.into(), w.into(), bias.into(), out];
-        args.extend([p.tokens, columns, p.hidden].map(Arg::from));
-        args.push(Arg::I32(token_rows as i32));
-        plan.launch(MODULE, "product", grid, [256, 1, 1], shared, &args);
-        Ok(())
-    };
+    let mut product =
+        |x: BufferId, x_batch: usize, w: BufferId, bias: Option<BufferId>, out, columns: usize| {
+            let grid = [p.tokens.div_ceil(token_rows.max(1)), columns.div_ceil(COLUMNS), p.heads];
+            if grid[1].max(grid[2]) > 65_535 {
+                return Err(Unsupported(format!("{columns} columns are more than a grid takes")));
+            }
+            let mut args: Vec<Arg> = vec![x.into(), x_batch.into(), w.into(), bias.into(), out];
+            args.extend([p.tokens, columns, p.hidden].map(Arg::from));
+            args.push(Arg::I32(token_rows as i32));
+            plan.launch(MODULE, "product", grid, [256, 1, 1], shared, &args);
+            Ok(())
+        };
     product(at.x, 0, at.w, Some(at.b), r.into(), p.hidden)?;
     product(r, p.tokens * p.hidden, at.lm, None, at.logits.into(), p.vocab)?;
     top_k(&mut plan, &p, at.logits)?;

@@ -134,8 +134,9 @@ impl Builder<'_> {
         let tokens = ahead.map(|_| run.tokens);
         let to = Arg::Buffer(run.normed, first * DType::F32.bytes());
         let mut args = vec![x.into(), tokens.into(), gain, to];
-        let sizes = [width, self.p.seq_len, ahead.unwrap_or(0), self.p.hidden];
-        args.extend(sizes.map(Arg::from));
+        args.push(width.into());
+        args.extend([self.p.seq_len as i32, ahead.unwrap_or(0) as i32].map(Arg::from));
+        args.push(self.p.hidden.into());
         self.plan.launch(MODULE, "rms_norm", [self.rows(), 1, 1], [128, 1, 1], 0, &args);
     }
 
@@ -158,14 +159,20 @@ impl Builder<'_> {
             };
         }
         let mut args = vec![a.into(), w, add.into(), c.into()];
-        args.extend([rows, columns, depth].map(Arg::from));
-        let grid = blocks((rows * columns).div_ceil(THREADS))?;
+        args.extend([columns, depth].map(Arg::from));
+        let grid = [rows, columns.div_ceil(THREADS), 1];
         self.plan.launch(MODULE, "product", grid, [THREADS, 1, 1], 0, &args);
         Ok(())
     }
 
     /// States joined with the tokens behind them, into the first of the states.
-    fn enter(&mut self, run: &Run, w: &Weights, module: usize, before: BufferId) -> Result<(), Unsupported> {
+    fn enter(
+        &mut self,
+        run: &Run,
+        w: &Weights,
+        module: usize,
+        before: BufferId,
+    ) -> Result<(), Unsupported> {
         let d = self.p.hidden;
         self.norm(run, (before, None), w.part("norm_h", module, d), [2 * d, 0]);
         let embedded = (w.buffer("emb"), Some(module + 1));
@@ -175,7 +182,13 @@ impl Builder<'_> {
     }
 
     /// The Transformer block, from `x` into the second of the states.
-    fn block(&mut self, run: &Run, w: &Weights, module: usize, x: BufferId) -> Result<(), Unsupported> {
+    fn block(
+        &mut self,
+        run: &Run,
+        w: &Weights,
+        module: usize,
+        x: BufferId,
+    ) -> Result<(), Unsupported> {
         let (d, ffn) = (self.p.hidden, self.p.ffn);
         let square = |name| w.part(name, module, d * d);
         self.norm(run, (x, None), w.part("norm_a", module, d), [d, 0]);
@@ -185,7 +198,8 @@ impl Builder<'_> {
         let dim = d / self.p.heads;
         let mut args: Vec<Arg> = run.qkv.map(Arg::from).to_vec();
         args.extend([run.scores, run.attended].map(Arg::from));
-        args.extend([self.p.seq_len, self.p.heads, dim].map(Arg::from));
+        args.extend([self.p.seq_len as i32, self.p.heads as i32].map(Arg::from));
+        args.push(dim.into());
         args.push(Arg::F32(1.0 / (dim as f32).sqrt()));
         let grid = blocks(self.rows() * self.p.heads)?;
         self.plan.launch(MODULE, "attend", grid, [128, 1, 1], 0, &args);
@@ -193,8 +207,8 @@ impl Builder<'_> {
         self.product(run.attended, square("wo"), Some(x), behind, [d, d])?;
         self.norm(run, (behind, None), w.part("norm_m", module, d), [d, 0]);
         self.product(run.normed, w.part("up", module, 2 * ffn * d), None, run.both, [2 * ffn, d])?;
-        let args = [run.both.into(), run.gated.into(), self.rows().into(), ffn.into()];
-        let grid = blocks((self.rows() * ffn).div_ceil(THREADS))?;
+        let args = [run.both.into(), run.gated.into(), ffn.into()];
+        let grid = [self.rows(), ffn.div_ceil(THREADS), 1];
         self.plan.launch(MODULE, "gate", grid, [THREADS, 1, 1], 0, &args);
         let down = w.part("down", module, d * ffn);
         self.product(run.gated, down, Some(behind), behind, [d, ffn])
@@ -221,7 +235,8 @@ impl Builder<'_> {
         }
         self.product(behind, lm, None, logits, [vocab, self.p.hidden])?;
         let mut args = vec![logits.into(), run.tokens.into(), losses];
-        args.extend([seq_len, ahead, vocab].map(Arg::from));
+        args.extend([seq_len as i32, ahead as i32].map(Arg::from));
+        args.push(vocab.into());
         self.plan.launch(MODULE, "cross_entropy", [rows, 1, 1], [128, 1, 1], 0, &args);
         Ok(())
     }

@@ -44,6 +44,9 @@ struct Rest {
 }
 
 fn launch(plan: &mut Plan, t: Tiled, rest: &Rest) -> Result<(), Unsupported> {
+    if !t.depth.is_multiple_of(4) {
+        return Err(Unsupported(format!("{} values are no whole 16-byte words", t.depth)));
+    }
     let grid = [t.rows.div_ceil(TILE), t.columns.div_ceil(TILE), t.batches];
     if grid[1].max(grid[2]) > 65_535 {
         return Err(Unsupported(format!("{} columns are more than a grid takes", t.columns)));
@@ -53,8 +56,8 @@ fn launch(plan: &mut Plan, t: Tiled, rest: &Rest) -> Result<(), Unsupported> {
     args.extend([t.c.into(), Arg::from(t.rows * t.columns)]);
     args.extend([rest.add.into(), rest.add_batch.into(), rest.bias.into()]);
     args.push(rest.targets.map(|targets| targets.tokens).into());
-    args.push(rest.targets.map_or(1, |targets| targets.seq_len).into());
-    args.push(rest.targets.map_or(0, |targets| targets.ahead).into());
+    args.push(Arg::I32(rest.targets.map_or(1, |targets| targets.seq_len as i32)));
+    args.push(Arg::I32(rest.targets.map_or(0, |targets| targets.ahead as i32)));
     args.extend([t.rows, t.columns, t.depth].map(Arg::from));
     args.push(rest.mode.into());
     plan.launch(MODULE, "product", grid, [256, 1, 1], 0, &args);
@@ -68,7 +71,11 @@ pub(super) fn store(plan: &mut Plan, t: Tiled) -> Result<(), Unsupported> {
 
 /// add + c, which may be the same.
 pub(super) fn add(plan: &mut Plan, t: Tiled, add: BufferId) -> Result<(), Unsupported> {
-    launch(plan, t, &Rest { add: Some(add), add_batch: t.rows * t.columns, mode: 1, ..Rest::default() })
+    launch(
+        plan,
+        t,
+        &Rest { add: Some(add), add_batch: t.rows * t.columns, mode: 1, ..Rest::default() },
+    )
 }
 
 /// x + SiLU(c + bias), with one x for all batches.
@@ -93,7 +100,8 @@ pub(super) fn loss(
     launch(plan, t, &rest)?;
     let mut args = vec![t.c.into(), logit.into(), targets.tokens.into(), losses];
     let stretches = t.columns.div_ceil(STRETCH);
-    args.extend([targets.seq_len, targets.ahead, t.rows, stretches].map(Arg::from));
+    args.extend([targets.seq_len as i32, targets.ahead as i32].map(Arg::from));
+    args.extend([t.rows, stretches].map(Arg::from));
     plan.launch(MODULE, "losses", [t.rows.div_ceil(4), 1, 1], [128, 1, 1], 0, &args);
     Ok(())
 }

@@ -139,7 +139,10 @@ mod tests {
         assert_eq!(tree.nodes(), 1 + 2 + 2 * 3);
         assert_eq!(tree.parents(), [-1, 0, 0, 1, 1, 1, 2, 2, 2]);
         assert_eq!(tree.depths(), [0, 1, 1, 2, 2, 2, 2, 2, 2]);
-        assert_eq!(tree.tokens(7, &[vec![10, 11], vec![20, 21, 22]]), [7, 10, 11, 20, 21, 22, 20, 21, 22]);
+        assert_eq!(
+            tree.tokens(7, &[vec![10, 11], vec![20, 21, 22]]),
+            [7, 10, 11, 20, 21, 22, 20, 21, 22]
+        );
         let leaves: Vec<Vec<i64>> = (0..6).map(|i| vec![0, 1 + i / 3, 3 + i]).collect();
         assert_eq!(tree.retrieve(), leaves);
     }
@@ -156,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_root_alone_is_a_tree() {
-        for tree in [Tree::of_paths(&[]).unwrap(), Tree::cartesian(&[]), Tree::most_likely(&[], 9)] {
+        for tree in [Tree::of_paths(&[]).unwrap(), Tree::cartesian(&[]), Tree::most_likely(&[], 9)]
+        {
             assert_eq!((tree.nodes(), tree.depths(), tree.retrieve()), (1, vec![0], vec![vec![0]]));
         }
     }
@@ -173,7 +177,8 @@ mod tests {
     #[test]
     fn the_greedy_tree_is_the_best_of_all() {
         let accuracy = [vec![0.6, 0.2, 0.15], vec![0.5, 0.4, 0.05], vec![0.9, 0.01]];
-        let share = |path: &Vec<usize>| path.iter().zip(&accuracy).map(|(&r, a)| a[r]).product::<f64>();
+        let share =
+            |path: &Vec<usize>| path.iter().zip(&accuracy).map(|(&r, a)| a[r]).product::<f64>();
         let all = Tree::cartesian(&[3, 3, 2]);
         for nodes in 1..=6 {
             let greedy = Tree::most_likely(&accuracy, nodes);

@@ -120,9 +120,9 @@ fn ranked(logits: &[Near], top_k: usize) -> Vec<Vec<i64>> {
     });
     let places: Vec<(usize, usize, usize)> = places.collect();
     let at = |rank: usize| {
-        let right = places.iter().filter(|&&(t, surely, maybe)| {
-            t != order[rank] && (surely..=maybe).contains(&rank)
-        });
+        let right = places
+            .iter()
+            .filter(|&&(t, surely, maybe)| t != order[rank] && (surely..=maybe).contains(&rank));
         std::iter::once(order[rank] as i64).chain(right.map(|place| place.0 as i64)).collect()
     };
     (0..top_k).map(at).collect()
@@ -130,7 +130,8 @@ fn ranked(logits: &[Near], top_k: usize) -> Vec<Vec<i64>> {
 
 impl Algorithm for Medusa {
     const NAME: &'static str = "decoding.medusa";
-    const SUMMARY: &'static str = "logits of several next tokens from one hidden state, a residual block each";
+    const SUMMARY: &'static str =
+        "logits of several next tokens from one hidden state, a residual block each";
     const ITEMS: &'static str = "tokens";
     type Params = Params;
 

@@ -152,7 +152,8 @@ impl Params {
 
 impl Algorithm for Mtp {
     const NAME: &'static str = "decoding.mtp";
-    const SUMMARY: &'static str = "losses of modules that predict further tokens behind a shared trunk";
+    const SUMMARY: &'static str =
+        "losses of modules that predict further tokens behind a shared trunk";
     const ITEMS: &'static str = "predictions";
     type Params = Params;
 
@@ -218,7 +219,8 @@ impl Algorithm for Mtp {
                 let out = block.apply(&x);
                 for i in 0..m {
                     let target = (i < places).then(|| tokens[i + p.ahead(k)] as usize);
-                    let loss = target.map_or((0.0, 0.0), |target| lm.cross_entropy(&out[i], target));
+                    let loss =
+                        target.map_or((0.0, 0.0), |target| lm.cross_entropy(&out[i], target));
                     known.push((((k - 1) * p.batch + b) * p.seq_len + i, loss));
                 }
                 if p.sequential() {
@@ -289,7 +291,10 @@ fn outputs(p: &Params, known: &[(usize, (f64, f64))]) -> Outputs {
         at: (!complete).then(|| sorted.iter().map(|k| k.0).collect()),
         value: sorted.iter().map(|k| k.1.0).collect(),
         // No target, no error.
-        bound: sorted.iter().map(|&(_, (v, e))| if e == 0.0 { 0.0 } else { tolerance.bound(v, e) }).collect(),
+        bound: sorted
+            .iter()
+            .map(|&(_, (v, e))| if e == 0.0 { 0.0 } else { tolerance.bound(v, e) })
+            .collect(),
     };
     let each = p.batch * p.seq_len;
     let (mut value, mut bound) = (Vec::new(), Vec::new());

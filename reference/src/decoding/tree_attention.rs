@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::candidates::{Tree, line};
 use crate::{
     algorithm::{Algorithm, Work},
-    attention::{Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one, sample},
+    attention::{
+        Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one, sample,
+    },
     draw::Draw,
     expected::Outputs,
     tensor::{DType, Tensor, Tensors},
@@ -118,7 +120,8 @@ impl Params {
 
 impl Algorithm for TreeAttention {
     const NAME: &'static str = "decoding.tree_attention";
-    const SUMMARY: &'static str = "attention of a tree of candidates against the cache and their ancestors";
+    const SUMMARY: &'static str =
+        "attention of a tree of candidates against the cache and their ancestors";
     const ITEMS: &'static str = "nodes";
     type Params = Params;
 
@@ -195,7 +198,8 @@ impl Algorithm for TreeAttention {
             pairs += seen.iter().sum::<f64>();
             keys += (length as usize + p.nodes) as f64;
         }
-        let (value, rows) = ((p.head_dim * p.dtype.bytes()) as f64, (p.batch * p.nodes * p.heads_q) as f64);
+        let (value, rows) =
+            ((p.head_dim * p.dtype.bytes()) as f64, (p.batch * p.nodes * p.heads_q) as f64);
         Work {
             flops: 4.0 * (p.head_dim * p.heads_q) as f64 * pairs,
             bytes: value * (2.0 * p.heads_kv as f64 * keys + 2.0 * rows) + 4.0 * rows,

@@ -117,7 +117,10 @@ impl Matrix {
         // Of the row a kernel has, whose magnitudes are larger by at most ‖W‖₂ times its error.
         let own = U * chain(self.columns, DType::F32) * norm(&magnitude);
         let passed = self.norm * x.error;
-        Row { value, error: passed * (1.0 + U * chain(self.columns, DType::F32) * rows as f64) + own }
+        Row {
+            value,
+            error: passed * (1.0 + U * chain(self.columns, DType::F32) * rows as f64) + own,
+        }
     }
 
     /// −ln softmax(W x)[target], and a bound of its error.
