@@ -12,7 +12,7 @@
 // Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
 // Limits: two blocks an SM; walks are as long as the tree is deep, once a tile of the tree.
 #include "attention_mma.cuh"
-#include "decoding_tree.cuh"
+#include "decoding_mask.cuh"
 
 typedef unsigned short u16;
 

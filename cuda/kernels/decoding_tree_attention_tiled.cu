@@ -7,7 +7,7 @@
 //   the keys.
 // Numerics: f32 multiply-adds, 2^x.
 // Limits: one tile at a time: loads and products wait for each other.
-#include "decoding_tree.cuh"
+#include "decoding_mask.cuh"
 
 namespace {
 
