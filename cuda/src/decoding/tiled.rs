@@ -54,7 +54,7 @@ fn launch(plan: &mut Plan, t: Tiled, rest: &Rest) -> Result<(), Unsupported> {
     let a_batch = if t.a_shared { 0 } else { t.rows * t.depth };
     let mut args = vec![t.a, a_batch.into(), t.w, (t.columns * t.depth).into()];
     args.extend([t.c.into(), Arg::from(t.rows * t.columns)]);
-    args.extend([rest.add.into(), rest.add_batch.into(), rest.bias.into()]);
+    args.extend([Arg::from(rest.add), rest.add_batch.into(), rest.bias.into()]);
     args.push(rest.targets.map(|targets| targets.tokens).into());
     args.push(Arg::I32(rest.targets.map_or(1, |targets| targets.seq_len as i32)));
     args.push(Arg::I32(rest.targets.map_or(0, |targets| targets.ahead as i32)));
