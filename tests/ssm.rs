@@ -3,6 +3,8 @@
 #[path = "cases/ssm.rs"]
 mod cases;
 mod laws;
+#[path = "ssm/matrix.rs"]
+mod matrix;
 
 use ndarray::{ArrayD, Axis, Slice};
 use proptest::prelude::*;
@@ -114,7 +116,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_generated_case_has_valid_inputs(index in 0usize..4, seed in any::<u64>()) {
+    fn every_generated_case_has_valid_inputs(index in 0usize..8, seed in any::<u64>()) {
         laws::case_has_valid_inputs(cases::strategies(), index, seed)?;
     }
 

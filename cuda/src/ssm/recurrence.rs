@@ -26,6 +26,8 @@ enum Tiling {
     Chains,
     /// One block a tile of 32 channels and, for 4-byte numbers forward, 128 steps; otherwise 64.
     Tiles,
+    /// One block a sequence and 32 words of a row: 32 numbers, or 64 of bf16.
+    Words,
 }
 
 pub(super) const SEQUENTIAL: Kernel =
@@ -34,6 +36,17 @@ pub(super) const BLOCK_SCAN: Kernel =
     Kernel { module: "ssm_recurrence_block_scan", block: [32, 16, 1], tiling: Tiling::Chains };
 pub(super) const LOOKBACK: Kernel =
     Kernel { module: "ssm_recurrence_lookback", block: [32, 8, 1], tiling: Tiling::Tiles };
+
+pub(super) const STAGED: Kernel =
+    Kernel { module: "ssm_recurrence_staged", block: [32, 8, 1], tiling: Tiling::Words };
+
+/// What the staged kernel keeps in shared memory: three stages of tiles of 64 steps by 32 words, of a and x,
+/// and backward of h.
+fn staged_bytes(params: &Params, direction: &str) -> usize {
+    let word = if params.field == Field::Complex { 8 } else { 4 };
+    let streams = if direction == "forward" { 2 } else { 3 };
+    3 * streams * 64 * 32 * word
+}
 
 /// Suffix of the kernels for these numbers.
 fn suffix(params: &Params) -> &'static str {
@@ -50,9 +63,19 @@ fn launch(
 ) -> Result<(), Unsupported> {
     args.extend([params.batch, params.seq_len, params.channels].map(Arg::from));
     let chains = params.batch * params.channels.div_ceil(32);
+    let mut shared = 0;
     let grid = match kernel.tiling {
         Tiling::Columns => blocks((params.batch * params.channels).div_ceil(THREADS))?,
         Tiling::Chains => blocks(chains)?,
+        Tiling::Words => {
+            let row = params.channels * params.parts() * params.dtype.bytes();
+            if row % 16 != 0 {
+                return Err(Unsupported(format!("a row of {row} bytes is no multiple of 16")));
+            }
+            shared = staged_bytes(params, direction);
+            let words = row / if params.field == Field::Complex { 8 } else { 4 };
+            blocks(params.batch * words.div_ceil(32))?
+        }
         Tiling::Tiles => {
             let steps = if direction == "forward" && params.parts() == 1 { 128 } else { 64 };
             let tiles = params.seq_len.div_ceil(steps);
@@ -69,7 +92,7 @@ fn launch(
         }
     };
     let symbol = format!("{direction}_{}", suffix(params));
-    plan.launch(kernel.module, symbol, grid, kernel.block, 0, &args);
+    plan.launch(kernel.module, symbol, grid, kernel.block, shared, &args);
     Ok(())
 }
 
