@@ -10,6 +10,10 @@
 //         must fill the device.
 #include "ssm_recurrence.cuh"
 
+#ifndef UNROLL
+#define UNROLL 2
+#endif
+
 // What one lane holds of a row: two neighbouring channels of bf16, or one number of the other types.
 struct Two {
     float x, y;
@@ -46,10 +50,13 @@ __device__ void staged(const Recurrence<T, Backward>& scan) {
     typedef typename Lane<T>::V V;
     typedef typename Lane<T>::Word Word;
     constexpr int CHANNELS = Lane<T>::CHANNELS, TILE = WARPS * STEPS, STREAMS = Backward ? 3 : 2;
-    constexpr int CHUNKS = 2 * sizeof(Word), PER_CHUNK = 16 / sizeof(Word), THREADS = WARPS * 32;
+    constexpr int CHUNKS = 2 * sizeof(Word), PER_CHUNK = 16 / sizeof(Word), THREADS = WARPS * 32,
+                  APART = THREADS / CHUNKS;
+    static_assert(TILE % APART == 0, "a thread copies every so many rows");
     extern __shared__ uint4 memory[];
     Word(*const tiles)[STREAMS][TILE][32] = (Word(*)[STREAMS][TILE][32])memory;
-    __shared__ V factors[2][WARPS][32], values[2][WARPS][32];
+    V(*const factors)[WARPS][32] = (V(*)[WARPS][32])(tiles + STAGES);  // two of them, as of values
+    V(*const values)[WARPS][32] = factors + 2;
 
     const int lane = threadIdx.x, warp = threadIdx.y, thread = warp * 32 + lane;
     const int words = (int)(scan.channels / CHANNELS), columns = (words + 31) / 32;
@@ -64,21 +71,22 @@ __device__ void staged(const Recurrence<T, Backward>& scan) {
     // Row r of a tile is step from + r: a and x of its time; backward, a one later and h one earlier.
     const int chunk = thread % CHUNKS, row = thread / CHUNKS;
     const bool there = word + chunk * PER_CHUNK < words;
+    const int stride = Backward ? -words : words;
     const auto start = [&](int tile) {
 #pragma unroll
-        for (int k = 0; k < STREAMS; ++k)
-#pragma unroll
-            for (int r = 0; r < TILE; r += THREADS / CHUNKS) {
-                if (TILE % (THREADS / CHUNKS) && row + r >= TILE) continue;
-                const int s = tile * TILE + row + r;
-                const int t = Backward ? seq_len - 1 - s + (k == 0) - (k == 2) : s;
-                const bool inside = there && t >= 0 && t < seq_len;
-                const u32 to = (u32)__cvta_generic_to_shared(&tiles[tile % STAGES][k][row + r][chunk * PER_CHUNK]);
-                const Word* from = inside ? sources[k] + (i64)t * words + chunk * PER_CHUNK : (const Word*)scan.a;
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+        for (int k = 0; k < STREAMS; ++k) {
+            const int s = tile * TILE + row, t = Backward ? seq_len - 1 - s + (k == 0) - (k == 2) : s;
+            u32 to = (u32)__cvta_generic_to_shared(&tiles[tile % STAGES][k][row][chunk * PER_CHUNK]);
+            const Word* from = sources[k] + (i64)t * words + chunk * PER_CHUNK;
+#pragma unroll 1
+            for (int r = 0; r < TILE; r += APART, from += APART * stride, to += APART * 32 * sizeof(Word)) {
+                const u32 time = (u32)(Backward ? t - r : t + r);
+                const bool inside = there && time < (u32)seq_len;
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(inside ? from : sources[k]),
                              "r"(inside ? 16 : 0)
                              : "memory");
             }
+        }
     };
     V state = zero<V>();
     const V* const initial = (const V*)scan.initial;
@@ -96,44 +104,44 @@ __device__ void staged(const Recurrence<T, Backward>& scan) {
         if (j + STAGES - 1 < count) start(j + STAGES - 1);
         asm volatile("cp.async.commit_group;" ::: "memory");
         const auto& tile = tiles[j % STAGES];
-        const auto a = [&](int k) { return conj(Lane<T>::load(&tile[0][warp * STEPS + k][lane])); };
+        const auto a = [&](int k) {
+            const V factor = Lane<T>::load(&tile[0][warp * STEPS + k][lane]);
+            return Backward ? conj(factor) : factor;
+        };
         const auto x = [&](int k) { return Lane<T>::load(&tile[1][warp * STEPS + k][lane]); };
         V factor = one<V>(), value = zero<V>();
-#pragma unroll
+#pragma unroll UNROLL
         for (int k = 0; k < STEPS; ++k) {
-            const V f = Backward ? a(k) : Lane<T>::load(&tile[0][warp * STEPS + k][lane]);
-            factor = times(f, factor);
-            value = advance(f, value, x(k));
+            factor = times(a(k), factor);
+            value = advance(a(k), value, x(k));
         }
         factors[j % 2][warp][lane] = factor;
         values[j % 2][warp][lane] = value;
         __syncthreads();
         V h = state;
-#pragma unroll
+#pragma unroll UNROLL
         for (int w = 0; w < WARPS; ++w) {
             if (w == warp) h = state;
             state = advance(factors[j % 2][w][lane], state, values[j % 2][w][lane]);
         }
-        const int s = j * TILE + warp * STEPS;
+        const int s = j * TILE + warp * STEPS, steps = min(STEPS, seq_len - s);
         if (!mine) continue;
-        const i64 stride = Backward ? -words : words;
         const i64 at = sequence + lane + (i64)(Backward ? seq_len - 1 - s : s) * words;
-#pragma unroll
+        Word *out = (Word*)scan.out + at, *da = (Word*)scan.da + at;
+#pragma unroll UNROLL
         for (int k = 0; k < STEPS; ++k) {
-            if (s + k >= seq_len) break;
-            const V f = Backward ? a(k) : Lane<T>::load(&tile[0][warp * STEPS + k][lane]);
-            h = advance(f, h, x(k));
-            Lane<T>::store((Word*)scan.out + at + k * stride, h);
+            if (k >= steps) break;
+            h = advance(a(k), h, x(k));
+            Lane<T>::store(out, h);
+            out += stride;
             if (!Backward) continue;
             V before = Lane<T>::load(&tile[STREAMS - 1][warp * STEPS + k][lane]);
-            if (s + k == seq_len - 1) {
-                if (initial) before = initial[column];
-                if (scan.dinitial)
-                    ((V*)scan.dinitial)[column] =
-                        times(conj(Lane<T>::load((const Word*)scan.a + sequence + lane)), h);
-            }
-            Lane<T>::store((Word*)scan.da + at + k * stride, times(h, conj(before)));
+            if (initial && s + k == seq_len - 1) before = initial[column];
+            Lane<T>::store(da, times(h, conj(before)));
+            da += stride;
         }
+        if (Backward && scan.dinitial && s + steps == seq_len && steps > 0)
+            ((V*)scan.dinitial)[column] = times(conj(Lane<T>::load((const Word*)scan.a + sequence + lane)), h);
     }
 }
 #ifndef EXPERIMENT

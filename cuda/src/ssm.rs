@@ -9,6 +9,7 @@ use crate::{
 
 mod matrix;
 mod recurrence;
+mod s4d;
 mod selective;
 mod selective_backward;
 
@@ -131,7 +132,7 @@ pub static VARIANTS: &[Variant] = &[
         name: "chunked",
         idea: "tensor cores within chunks of 64 steps, the state in registers from chunk to chunk",
         deterministic: true,
-        plan: |case, inputs| matrix::ssd(case, inputs)?.chunked(),
+        plan: |case, inputs| matrix::ssd(case, inputs)?.chunked(inputs),
     },
     Variant {
         op: "ssm.retention",
@@ -145,7 +146,7 @@ pub static VARIANTS: &[Variant] = &[
         name: "chunked",
         idea: "tensor cores within chunks of 64 steps, the state in registers from chunk to chunk",
         deterministic: true,
-        plan: |case, inputs| matrix::retention(case, inputs)?.chunked(),
+        plan: |case, inputs| matrix::retention(case, inputs)?.chunked(inputs),
     },
     Variant {
         op: "ssm.gated_linear_attention",
@@ -159,7 +160,7 @@ pub static VARIANTS: &[Variant] = &[
         name: "chunked",
         idea: "decays become factors of q and k, then tensor cores as for retention",
         deterministic: true,
-        plan: |case, inputs| matrix::gated(case, inputs)?.gated(inputs),
+        plan: |case, inputs| matrix::gated(case, inputs)?.chunked(inputs),
     },
     Variant {
         op: "ssm.rwkv7",
@@ -171,9 +172,23 @@ pub static VARIANTS: &[Variant] = &[
     Variant {
         op: "ssm.rwkv7",
         name: "staged",
-        idea: "one block a head, the state in registers, vectors staged 16 steps ahead",
+        idea: "one block a head, the state in registers, vectors staged 8 steps ahead",
         deterministic: true,
         plan: |case, inputs| matrix::rwkv7(case, inputs)?.staged(),
+    },
+    Variant {
+        op: "ssm.s4d",
+        name: "scan",
+        idea: "one warp a channel, its lanes the states",
+        deterministic: true,
+        plan: s4d::scan,
+    },
+    Variant {
+        op: "ssm.s4d",
+        name: "fft",
+        idea: "convolution with the kernel by transforms in shared memory, two sequences at once",
+        deterministic: true,
+        plan: s4d::fft,
     },
 ];
 

@@ -10,6 +10,7 @@
 //! | `ssm.retention` | RetNet's: the same with a fixed decay |
 //! | `ssm.gated_linear_attention` | a decay for every key dimension and step |
 //! | `ssm.rwkv7` | RWKV-7's: that, and a delta rule that takes back what a key gave |
+//! | `ssm.s4d` | S4D: a diagonal state space that is a scan and a convolution |
 //!
 //! # Error model
 //! The references do a running error analysis (Higham, *Accuracy and Stability of Numerical
@@ -30,11 +31,13 @@ use crate::{
 };
 
 pub mod gated_linear_attention;
+pub mod hippo;
 mod matrix;
 pub mod recurrence;
 pub mod recurrence_backward;
 pub mod retention;
 pub mod rwkv7;
+pub mod s4d;
 pub mod selective;
 pub mod selective_backward;
 pub mod ssd;
@@ -49,6 +52,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::of::<retention::Retention>(),
     Operation::of::<gated_linear_attention::GatedLinearAttention>(),
     Operation::of::<rwkv7::Rwkv7>(),
+    Operation::of::<s4d::S4d>(),
 ];
 
 /// Unit roundoff of the f32 that every kernel computes in.

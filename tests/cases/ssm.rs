@@ -10,6 +10,7 @@ use touchstone_reference::{
     ssm::{
         recurrence::{Field, Params as RecurrenceParams},
         retention::Params as RetentionParams,
+        s4d::Params as S4dParams,
         selective::Params as SelectiveParams,
         ssd::Params as SsdParams,
     },
@@ -37,11 +38,9 @@ pub fn strategies() -> Vec<(&'static str, BoxedStrategy<Case>)> {
         ("ssm.recurrence_backward", recurrence("ssm.recurrence_backward")),
         ("ssm.ssd", with_seed("ssm.ssd", ssd_params())),
         ("ssm.retention", with_seed("ssm.retention", retention_params())),
-        (
-            "ssm.gated_linear_attention",
-            with_seed("ssm.gated_linear_attention", retention_params()),
-        ),
+        ("ssm.gated_linear_attention", with_seed("ssm.gated_linear_attention", retention_params())),
         ("ssm.rwkv7", with_seed("ssm.rwkv7", retention_params())),
+        ("ssm.s4d", with_seed("ssm.s4d", s4d_params())),
     ]
 }
 
@@ -157,4 +156,11 @@ pub fn recurrence_params() -> impl Strategy<Value = RecurrenceParams> {
             initial_state,
         },
     )
+}
+
+/// Parameters of S4D.
+pub fn s4d_params() -> impl Strategy<Value = S4dParams> {
+    let state = prop_oneof![select(vec![1usize, 32, 33, 64]), 0usize..20];
+    (0usize..=3, 0usize..=4, length(), state)
+        .prop_map(|(batch, channels, seq_len, state)| S4dParams { batch, channels, seq_len, state })
 }

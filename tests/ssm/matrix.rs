@@ -72,7 +72,11 @@ fn with_length(problem: &Problem, seq_len: usize) -> Case {
 }
 
 /// Steps `range` of a problem, from a state.
-fn part(problem: &Problem, range: std::ops::Range<usize>, state: touchstone_reference::Tensor) -> Problem {
+fn part(
+    problem: &Problem,
+    range: std::ops::Range<usize>,
+    state: touchstone_reference::Tensor,
+) -> Problem {
     let mut inputs = Tensors::new();
     for (name, tensor) in problem.inputs.iter() {
         let along = ALONG_TIME.contains(&name);
@@ -87,7 +91,11 @@ fn answer(problem: &Problem) -> &'static str {
 }
 
 /// γ_t..γ_s and the scores of retention by its parallel form: o = (q kᵀ ∘ D) v / √key_dim.
-fn parallel_form(params: &RetentionParams, problem: &Problem, gamma: impl Fn(usize) -> f64) -> Vec<f64> {
+fn parallel_form(
+    params: &RetentionParams,
+    problem: &Problem,
+    gamma: impl Fn(usize) -> f64,
+) -> Vec<f64> {
     let &RetentionParams { batch, seq_len, heads, key_dim, value_dim, .. } = params;
     let [q, k, v] = ["q", "k", "v"].map(|name| problem.input(name));
     let row = |b: usize, t: usize, h: usize| (b * seq_len + t) * heads + h;

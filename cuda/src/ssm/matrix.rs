@@ -175,41 +175,28 @@ impl Problem {
     }
 
     /// One block a head and 64 of its channels.
-    pub(super) fn chunked(mut self) -> Result<Plan, Unsupported> {
+    pub(super) fn chunked(mut self, inputs: &Tensors) -> Result<Plan, Unsupported> {
+        /// What the logarithms of a column's decays may add up to over a chunk.
+        const LOWEST: f64 = -80.0;
         self.in_words_of_bf16(LARGEST_STATE)?;
-        let given = [Some(self.x), Some(self.b), Some(self.c), self.dt, self.rate];
+        let mut bytes = CHUNK_BYTES;
+        if self.gates.is_some() {
+            let least = least_sum(inputs.tensor("g"), self.seq_len, self.heads * self.state);
+            if least < LOWEST {
+                let least = least.floor();
+                return Err(Unsupported(format!("gates add up to {least} within 64 steps")));
+            }
+            bytes += 64 * 128 * 2;
+        }
+        let given = [Some(self.x), Some(self.b), Some(self.c), self.dt, self.rate, self.gates];
         let kept = [self.skip, self.initial, Some(self.y), Some(self.last)];
         let mut args: Vec<Arg> = given.into_iter().chain(kept).map(Arg::from).collect();
         args.extend(self.sizes());
         let grid = self.grid()?;
-        let block = [128, 1, 1];
-        self.plan.launch("ssm_matrix_chunked", "chunked_bf16", grid, block, CHUNK_BYTES, &args);
+        self.plan.launch("ssm_matrix_chunked", "chunked_bf16", grid, [128, 1, 1], bytes, &args);
         Ok(self.plan)
     }
 
-    /// The same with a decay for every column of the state.
-    pub(super) fn gated(mut self, inputs: &Tensors) -> Result<Plan, Unsupported> {
-        /// What the logarithms of a column's decays may add up to over a chunk.
-        const LOWEST: f64 = -80.0;
-        self.in_words_of_bf16(LARGEST_STATE)?;
-        let least = least_sum(inputs.tensor("g"), self.seq_len, self.heads * self.state);
-        if least < LOWEST {
-            return Err(Unsupported(format!(
-                "gates add up to {least:.0} within 64 steps, below {LOWEST}"
-            )));
-        }
-        let given = [Some(self.x), Some(self.b), Some(self.c), self.gates, self.initial];
-        let mut args: Vec<Arg> = given.into_iter().map(Arg::from).collect();
-        args.extend([Arg::from(self.y), self.last.into()]);
-        args.extend(self.sizes());
-        let grid = self.grid()?;
-        let bytes = CHUNK_BYTES + 64 * 128 * 2;
-        self.plan.launch("ssm_matrix_gated", "gated_bf16", grid, [128, 1, 1], bytes, &args);
-        Ok(self.plan)
-    }
-}
-
-impl Problem {
     /// One block a head, its state in registers, for the delta rule of RWKV-7.
     pub(super) fn staged(mut self) -> Result<Plan, Unsupported> {
         const LARGEST_STATE: usize = 64;
@@ -220,7 +207,7 @@ impl Problem {
         let sizes = [self.batch, self.seq_len, self.heads, self.state, self.head_dim];
         let args: Vec<Arg> = given.map(Arg::from).chain(sizes.map(Arg::from)).collect();
         let grid = self.grid()?;
-        self.plan.launch("ssm_rwkv7_staged", "staged_bf16", grid, [128, 1, 1], 0, &args);
+        self.plan.launch("ssm_rwkv7_staged", "staged_bf16", grid, [64, 1, 1], 0, &args);
         Ok(self.plan)
     }
 }

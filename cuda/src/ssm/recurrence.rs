@@ -38,14 +38,24 @@ pub(super) const LOOKBACK: Kernel =
     Kernel { module: "ssm_recurrence_lookback", block: [32, 8, 1], tiling: Tiling::Tiles };
 
 pub(super) const STAGED: Kernel =
-    Kernel { module: "ssm_recurrence_staged", block: [32, 8, 1], tiling: Tiling::Words };
+    Kernel { module: "ssm_recurrence_staged", block: [32, STAGED_WARPS, 1], tiling: Tiling::Words };
 
-/// What the staged kernel keeps in shared memory: three stages of tiles of 64 steps by 32 words, of a and x,
-/// and backward of h.
+/// Steps of a staged tile, its warps and how many tiles are under way or scanned.
+const STAGED_STEPS: usize = 64;
+const STAGED_WARPS: usize = 8;
+const STAGES: usize = 3;
+
+/// Bytes that a lane of the staged kernel has of a row: a number, or two of bf16.
+fn word(params: &Params) -> usize {
+    if params.field == Field::Complex { 8 } else { 4 }
+}
+
+/// What the staged kernel keeps in shared memory: tiles of a and x, and backward of h, and two buffers of the
+/// warps' sums, a factor and a value a lane.
 fn staged_bytes(params: &Params, direction: &str) -> usize {
-    let word = if params.field == Field::Complex { 8 } else { 4 };
     let streams = if direction == "forward" { 2 } else { 3 };
-    3 * streams * 64 * 32 * word
+    let number = if params.dtype == DType::Bf16 { 8 } else { word(params) };
+    32 * (STAGES * streams * STAGED_STEPS * word(params) + 4 * STAGED_WARPS * number)
 }
 
 /// Suffix of the kernels for these numbers.
@@ -73,8 +83,7 @@ fn launch(
                 return Err(Unsupported(format!("a row of {row} bytes is no multiple of 16")));
             }
             shared = staged_bytes(params, direction);
-            let words = row / if params.field == Field::Complex { 8 } else { 4 };
-            blocks(params.batch * words.div_ceil(32))?
+            blocks(params.batch * (row / word(params)).div_ceil(32))?
         }
         Tiling::Tiles => {
             let steps = if direction == "forward" && params.parts() == 1 { 128 } else { 64 };

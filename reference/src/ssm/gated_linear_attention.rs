@@ -33,7 +33,8 @@ pub struct GatedLinearAttention;
 
 impl Algorithm for GatedLinearAttention {
     const NAME: &'static str = "ssm.gated_linear_attention";
-    const SUMMARY: &'static str = "Gated linear attention: a decay for every key dimension and step";
+    const SUMMARY: &'static str =
+        "Gated linear attention: a decay for every key dimension and step";
     const ITEMS: &'static str = "tokens";
     type Params = Params;
 
@@ -51,13 +52,16 @@ impl Algorithm for GatedLinearAttention {
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
         let g = View(inputs.tensor("g"));
         let &Params { seq_len, heads, key_dim, .. } = params;
-        let at =
-            move |b: usize, t: usize, h: usize, n: usize| ((b * seq_len + t) * heads + h) * key_dim + n;
+        let at = move |b: usize, t: usize, h: usize, n: usize| {
+            ((b * seq_len + t) * heads + h) * key_dim + n
+        };
         let problem = Problem {
             sizes: params.sizes(),
             dtype: params.dtype,
             names: ["v", "k", "q"],
-            step: Box::new(move |b, t, h, n| (1.0, if key_dim > 0 { g.get(at(b, t, h, n)) } else { 0.0 })),
+            step: Box::new(move |b, t, h, n| {
+                (1.0, if key_dim > 0 { g.get(at(b, t, h, n)) } else { 0.0 })
+            }),
             skip: None,
             scale: params.scale(),
             by_column: true,

@@ -90,7 +90,8 @@ pub struct Retention;
 
 impl Algorithm for Retention {
     const NAME: &'static str = "ssm.retention";
-    const SUMMARY: &'static str = "RetNet's retention: linear attention that forgets at a fixed rate";
+    const SUMMARY: &'static str =
+        "RetNet's retention: linear attention that forgets at a fixed rate";
     const ITEMS: &'static str = "tokens";
     type Params = Params;
 

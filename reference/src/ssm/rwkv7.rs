@@ -97,7 +97,12 @@ impl Head {
             let y = self.passed(&x, t);
             size = norm(&y) / scale;
             let taken = dot(&y, b);
-            x = y.iter().zip(w).zip(a).map(|((y, w), a)| (y * w.exp() + taken * a) / scale).collect();
+            x = y
+                .iter()
+                .zip(w)
+                .zip(a)
+                .map(|((y, w), a)| (y * w.exp() + taken * a) / scale)
+                .collect();
         }
         1.01 * size
     }
@@ -107,8 +112,12 @@ impl Head {
         let n = self.width as f64;
         let (mut error, mut out) = (0.0, Vec::new());
         for (t, &v) in v.iter().enumerate() {
-            let (w, a, b, k) =
-                (self.at(&self.w, t), self.at(&self.a, t), self.at(&self.b, t), self.at(&self.k, t));
+            let (w, a, b, k) = (
+                self.at(&self.w, t),
+                self.at(&self.a, t),
+                self.at(&self.b, t),
+                self.at(&self.k, t),
+            );
             let taken: f64 = s.iter().zip(a).map(|(s, a)| (s * a).abs()).sum();
             // The decay and its product; the sum that is taken and its product; v·k; two additions.
             let rounded: Vec<f64> = (0..self.width)
