@@ -38,12 +38,16 @@ pub(super) const LOOKBACK: Kernel =
     Kernel { module: "ssm_recurrence_lookback", block: [32, 8, 1], tiling: Tiling::Tiles };
 
 pub(super) const STAGED: Kernel =
-    Kernel { module: "ssm_recurrence_staged", block: [32, STAGED_WARPS, 1], tiling: Tiling::Words };
+    Kernel { module: "ssm_recurrence_staged", block: [32, 16, 1], tiling: Tiling::Words };
 
-/// Steps of a staged tile, its warps and how many tiles are under way or scanned.
-const STAGED_STEPS: usize = 64;
-const STAGED_WARPS: usize = 8;
-const STAGES: usize = 3;
+/// Warps of a staged kernel's block, each with eight steps of a tile, and how many tiles are under way or scanned.
+fn staged_shape(params: &Params, direction: &str) -> (usize, usize) {
+    match (params.field, params.dtype, direction) {
+        (Field::Complex, ..) => (8, 3),
+        (_, DType::Bf16, "forward") => (4, 6),
+        _ => (16, 3),
+    }
+}
 
 /// Bytes that a lane of the staged kernel has of a row: a number, or two of bf16.
 fn word(params: &Params) -> usize {
@@ -55,7 +59,8 @@ fn word(params: &Params) -> usize {
 fn staged_bytes(params: &Params, direction: &str) -> usize {
     let streams = if direction == "forward" { 2 } else { 3 };
     let number = if params.dtype == DType::Bf16 { 8 } else { word(params) };
-    32 * (STAGES * streams * STAGED_STEPS * word(params) + 4 * STAGED_WARPS * number)
+    let (warps, stages) = staged_shape(params, direction);
+    32 * warps * (stages * streams * 8 * word(params) + 4 * number)
 }
 
 /// Suffix of the kernels for these numbers.
@@ -73,7 +78,7 @@ fn launch(
 ) -> Result<(), Unsupported> {
     args.extend([params.batch, params.seq_len, params.channels].map(Arg::from));
     let chains = params.batch * params.channels.div_ceil(32);
-    let mut shared = 0;
+    let (mut shared, mut block) = (0, kernel.block);
     let grid = match kernel.tiling {
         Tiling::Columns => blocks((params.batch * params.channels).div_ceil(THREADS))?,
         Tiling::Chains => blocks(chains)?,
@@ -83,6 +88,7 @@ fn launch(
                 return Err(Unsupported(format!("a row of {row} bytes is no multiple of 16")));
             }
             shared = staged_bytes(params, direction);
+            block[1] = staged_shape(params, direction).0;
             blocks(params.batch * (row / word(params)).div_ceil(32))?
         }
         Tiling::Tiles => {
@@ -101,7 +107,7 @@ fn launch(
         }
     };
     let symbol = format!("{direction}_{}", suffix(params));
-    plan.launch(kernel.module, symbol, grid, kernel.block, shared, &args);
+    plan.launch(kernel.module, symbol, grid, block, shared, &args);
     Ok(())
 }
 
