@@ -84,7 +84,7 @@ fn launch(
         Tiling::Chains => blocks(chains)?,
         Tiling::Words => {
             let row = params.channels * params.parts() * params.dtype.bytes();
-            if row % 16 != 0 {
+            if !row.is_multiple_of(16) {
                 return Err(Unsupported(format!("a row of {row} bytes is no multiple of 16")));
             }
             shared = staged_bytes(params, direction);
