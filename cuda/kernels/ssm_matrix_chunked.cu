@@ -17,8 +17,8 @@
 //           rounded to bf16; with gates C and B once more.
 // Limits: bf16; state at most 128; state and head_dim multiples of 8; the gates of a column add up to -80 at least over
 //         any chunk, or the inverse decay leaves f32; batch*heads*head_dim/64 blocks must fill the device. Shared memory
-//         binds (ncu: 74 % busy): each of 4 warps reads all of C and B. Three blocks on a multiprocessor instead of four
-//         spill nothing and are a quarter slower for SSD.
+//         binds (ncu, H200: 69 to 74 % busy): each of 4 warps reads all of C and B. Three blocks on a multiprocessor instead of four
+//         spill nothing and are a quarter slower for SSD (737 us, not 581), though a fifth faster for retention (367, not 455).
 #include "attention_mma.cuh"
 
 typedef __nv_bfloat16 bf16;
