@@ -3,13 +3,17 @@
 #[path = "cases/ssm.rs"]
 mod cases;
 mod laws;
+#[path = "ssm/matrix.rs"]
+mod matrix;
 
 use ndarray::{ArrayD, Axis, Slice};
+use num_complex::Complex64;
 use proptest::prelude::*;
 use touchstone_reference::{
     Case, DType, Expected, Outputs, Tensor, Tensors, operation,
     ssm::{
         recurrence::{Field, Params as RecurrenceParams},
+        s4d::Params as S4dParams,
         selective::Params as SelectiveParams,
     },
 };
@@ -114,7 +118,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_generated_case_has_valid_inputs(index in 0usize..4, seed in any::<u64>()) {
+    fn every_generated_case_has_valid_inputs(index in 0usize..9, seed in any::<u64>()) {
         laws::case_has_valid_inputs(cases::strategies(), index, seed)?;
     }
 
@@ -253,6 +257,47 @@ proptest! {
         let y = output_tensor(&problem.outputs(), "y");
         let turned = joined([cut(&y, 0, 1..2), cut(&y, 0, 0..1)], 0);
         prop_assert_eq!(swapped.output("y"), turned);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn s4d_is_the_convolution_with_its_kernel(
+        batch in 1usize..3, channels in 1usize..3, seq_len in 1usize..40, state in 1usize..5, seed in 0u64..100,
+    ) {
+        let params = S4dParams { batch, channels, seq_len, state };
+        let problem = Problem::new(Case::new("ssm.s4d", &params, seed));
+        let complex = |name| -> Vec<Complex64> {
+            problem.input(name).chunks(2).map(|p| Complex64::new(p[0], p[1])).collect()
+        };
+        let (lambda, w) = (complex("lambda"), complex("w"));
+        let kernel = |c: usize, l: usize| -> f64 {
+            (c * state..(c + 1) * state).map(|n| 2.0 * (w[n] * lambda[n].powu(l as u32)).re).sum()
+        };
+        let (u, d) = (problem.input("u"), problem.input("D"));
+        let y: Vec<f64> = (0..u.len()).map(|i| {
+            let (c, t) = (i / seq_len % channels, i % seq_len);
+            d[c] * u[i] + (0..=t).map(|l| kernel(c, l) * u[i - l]).sum::<f64>()
+        }).collect();
+        close(&problem.output("y"), &y, 1e-11)?;
+    }
+
+    #[test]
+    fn s4d_with_one_state_is_the_complex_recurrence(seq_len in 1usize..40, seed in 0u64..100) {
+        let params = S4dParams { batch: 1, channels: 1, seq_len, state: 1 };
+        let s4d = Problem::new(Case::new("ssm.s4d", &params, seed)).with("D", |_, _| 0.0);
+        let [u, lambda, w] = ["u", "lambda", "w"].map(|name| s4d.input(name));
+        let params = RecurrenceParams {
+            batch: 1, seq_len, channels: 1, field: Field::Complex, dtype: DType::F32, initial_state: false,
+        };
+        let h = Problem::new(Case::new("ssm.recurrence", &params, seed))
+            .with("a", |i, _| lambda[i % 2])
+            .with("x", |i, _| if i % 2 == 0 { u[i / 2] } else { 0.0 })
+            .output("h");
+        let y: Vec<f64> = h.chunks(2).map(|h| 2.0 * (w[0] * h[0] - w[1] * h[1])).collect();
+        close(&s4d.output("y"), &y, 1e-11)?;
     }
 }
 

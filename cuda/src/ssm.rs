@@ -7,7 +7,9 @@ use crate::{
     variant::{Unsupported, Variant},
 };
 
+mod matrix;
 mod recurrence;
+mod s4d;
 mod selective;
 mod selective_backward;
 
@@ -84,6 +86,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: |case, inputs| recurrence::forward(case, inputs, &recurrence::LOOKBACK),
     },
     Variant {
+        op: "ssm.recurrence",
+        name: "staged",
+        idea: "tiles of time stream through shared memory, several ahead of the scan",
+        deterministic: true,
+        plan: |case, inputs| recurrence::forward(case, inputs, &recurrence::STAGED),
+    },
+    Variant {
         op: "ssm.recurrence_backward",
         name: "sequential",
         idea: "one thread a channel",
@@ -103,6 +112,83 @@ pub static VARIANTS: &[Variant] = &[
         idea: "one pass over tiles of time, carried by decoupled look-back to fixed anchors",
         deterministic: true,
         plan: |case, inputs| recurrence::backward(case, inputs, &recurrence::LOOKBACK),
+    },
+    Variant {
+        op: "ssm.recurrence_backward",
+        name: "staged",
+        idea: "tiles of time stream through shared memory, several ahead of the scan",
+        deterministic: true,
+        plan: |case, inputs| recurrence::backward(case, inputs, &recurrence::STAGED),
+    },
+    Variant {
+        op: "ssm.ssd",
+        name: "sequential",
+        idea: "one warp a row of the state",
+        deterministic: true,
+        plan: |case, inputs| matrix::ssd(case, inputs)?.sequential(),
+    },
+    Variant {
+        op: "ssm.ssd",
+        name: "chunked",
+        idea: "tensor cores within chunks of 64 steps, the state in registers from chunk to chunk",
+        deterministic: true,
+        plan: |case, inputs| matrix::ssd(case, inputs)?.chunked(inputs),
+    },
+    Variant {
+        op: "ssm.retention",
+        name: "sequential",
+        idea: "one warp a row of the state",
+        deterministic: true,
+        plan: |case, inputs| matrix::retention(case, inputs)?.sequential(),
+    },
+    Variant {
+        op: "ssm.retention",
+        name: "chunked",
+        idea: "tensor cores within chunks of 64 steps, the state in registers from chunk to chunk",
+        deterministic: true,
+        plan: |case, inputs| matrix::retention(case, inputs)?.chunked(inputs),
+    },
+    Variant {
+        op: "ssm.gated_linear_attention",
+        name: "sequential",
+        idea: "one warp a row of the state",
+        deterministic: true,
+        plan: |case, inputs| matrix::gated(case, inputs)?.sequential(),
+    },
+    Variant {
+        op: "ssm.gated_linear_attention",
+        name: "chunked",
+        idea: "decays become factors of q and k, then tensor cores as for retention",
+        deterministic: true,
+        plan: |case, inputs| matrix::gated(case, inputs)?.chunked(inputs),
+    },
+    Variant {
+        op: "ssm.rwkv7",
+        name: "sequential",
+        idea: "one warp a row of the state",
+        deterministic: true,
+        plan: |case, inputs| matrix::rwkv7(case, inputs)?.sequential(),
+    },
+    Variant {
+        op: "ssm.rwkv7",
+        name: "staged",
+        idea: "one block a head, the state in registers, vectors staged 8 steps ahead",
+        deterministic: true,
+        plan: |case, inputs| matrix::rwkv7(case, inputs)?.staged(),
+    },
+    Variant {
+        op: "ssm.s4d",
+        name: "scan",
+        idea: "one warp a channel, its lanes the states",
+        deterministic: true,
+        plan: s4d::scan,
+    },
+    Variant {
+        op: "ssm.s4d",
+        name: "fft",
+        idea: "convolution with the kernel by transforms in shared memory, two sequences at once",
+        deterministic: true,
+        plan: s4d::fft,
     },
 ];
 

@@ -6,6 +6,11 @@
 //! | `ssm.selective_backward` | its gradients |
 //! | `ssm.recurrence` | the diagonal linear recurrence itself, real or complex; all h |
 //! | `ssm.recurrence_backward` | its gradients |
+//! | `ssm.ssd` | Mamba-2's scan: matrix states with one decay a head and step |
+//! | `ssm.retention` | RetNet's: the same with a fixed decay |
+//! | `ssm.gated_linear_attention` | a decay for every key dimension and step |
+//! | `ssm.rwkv7` | RWKV-7's: that, and a delta rule that takes back what a key gave |
+//! | `ssm.s4d` | S4D: a diagonal state space that is a scan and a convolution |
 //!
 //! # Error model
 //! The references do a running error analysis (Higham, *Accuracy and Stability of Numerical
@@ -25,10 +30,17 @@ use crate::{
     tensor::{DType, Data, Tensor},
 };
 
+pub mod gated_linear_attention;
+pub mod hippo;
+mod matrix;
 pub mod recurrence;
 pub mod recurrence_backward;
+pub mod retention;
+pub mod rwkv7;
+pub mod s4d;
 pub mod selective;
 pub mod selective_backward;
+pub mod ssd;
 
 /// The operations of this vertical.
 pub const OPERATIONS: &[Operation] = &[
@@ -36,6 +48,11 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::of::<selective_backward::SelectiveBackward>(),
     Operation::of::<recurrence::Recurrence>(),
     Operation::of::<recurrence_backward::RecurrenceBackward>(),
+    Operation::of::<ssd::Ssd>(),
+    Operation::of::<retention::Retention>(),
+    Operation::of::<gated_linear_attention::GatedLinearAttention>(),
+    Operation::of::<rwkv7::Rwkv7>(),
+    Operation::of::<s4d::S4d>(),
 ];
 
 /// Unit roundoff of the f32 that every kernel computes in.

@@ -9,7 +9,10 @@ use touchstone_reference::{
     Case, DType,
     ssm::{
         recurrence::{Field, Params as RecurrenceParams},
+        retention::Params as RetentionParams,
+        s4d::Params as S4dParams,
         selective::Params as SelectiveParams,
+        ssd::Params as SsdParams,
     },
 };
 
@@ -33,7 +36,69 @@ pub fn strategies() -> Vec<(&'static str, BoxedStrategy<Case>)> {
         ("ssm.selective_backward", selective("ssm.selective_backward", false)),
         ("ssm.recurrence", recurrence("ssm.recurrence")),
         ("ssm.recurrence_backward", recurrence("ssm.recurrence_backward")),
+        ("ssm.ssd", with_seed("ssm.ssd", ssd_params())),
+        ("ssm.retention", with_seed("ssm.retention", retention_params())),
+        ("ssm.gated_linear_attention", with_seed("ssm.gated_linear_attention", retention_params())),
+        ("ssm.rwkv7", with_seed("ssm.rwkv7", retention_params())),
+        ("ssm.s4d", with_seed("ssm.s4d", s4d_params())),
     ]
+}
+
+fn with_seed<P: serde::Serialize + std::fmt::Debug>(
+    op: &'static str,
+    params: impl Strategy<Value = P> + 'static,
+) -> BoxedStrategy<Case> {
+    (params, 0u64..1000).prop_map(move |(params, seed)| Case::new(op, &params, seed)).boxed()
+}
+
+/// Lengths about the chunk of 64 steps.
+fn chunks() -> impl Strategy<Value = usize> {
+    prop_oneof![2 => select(vec![0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129]), 1 => 0usize..200]
+}
+
+/// Rows and columns of a state, mostly those that tensor cores take.
+fn state_size() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => (1usize..=16).prop_map(|n| 8 * n), 1 => 0usize..20]
+}
+
+fn state_dtype() -> impl Strategy<Value = DType> {
+    prop_oneof![1 => Just(DType::F32), 1 => Just(DType::F16), 3 => Just(DType::Bf16)]
+}
+
+/// Parameters of SSD.
+pub fn ssd_params() -> impl Strategy<Value = SsdParams> {
+    let sizes = (0usize..=2, chunks(), 0usize..=2, 1usize..=2, state_size(), state_size());
+    (sizes, state_dtype(), any::<[bool; 2]>()).prop_map(
+        |((batch, seq_len, in_group, groups, head_dim, state), dtype, [skip, initial_state])| {
+            SsdParams {
+                batch,
+                seq_len,
+                heads: in_group * groups,
+                head_dim,
+                groups,
+                state,
+                dtype,
+                skip,
+                initial_state,
+            }
+        },
+    )
+}
+
+/// Parameters of retention, gated linear attention and RWKV-7.
+pub fn retention_params() -> impl Strategy<Value = RetentionParams> {
+    let sizes = (0usize..=2, chunks(), 1usize..=3, state_size(), state_size());
+    (sizes, state_dtype(), any::<bool>()).prop_map(
+        |((batch, seq_len, heads, key_dim, value_dim), dtype, initial_state)| RetentionParams {
+            batch,
+            seq_len,
+            heads,
+            key_dim,
+            value_dim,
+            dtype,
+            initial_state,
+        },
+    )
 }
 
 fn length() -> impl Strategy<Value = usize> {
@@ -91,4 +156,11 @@ pub fn recurrence_params() -> impl Strategy<Value = RecurrenceParams> {
             initial_state,
         },
     )
+}
+
+/// Parameters of S4D.
+pub fn s4d_params() -> impl Strategy<Value = S4dParams> {
+    let state = prop_oneof![select(vec![1usize, 32, 33, 64]), 0usize..20];
+    (0usize..=3, 0usize..=4, length(), state)
+        .prop_map(|(batch, channels, seq_len, state)| S4dParams { batch, channels, seq_len, state })
 }

@@ -26,6 +26,8 @@ enum Tiling {
     Chains,
     /// One block a tile of 32 channels and, for 4-byte numbers forward, 128 steps; otherwise 64.
     Tiles,
+    /// One block a sequence and 32 words of a row: 32 numbers, or 64 of bf16.
+    Words,
 }
 
 pub(super) const SEQUENTIAL: Kernel =
@@ -34,6 +36,32 @@ pub(super) const BLOCK_SCAN: Kernel =
     Kernel { module: "ssm_recurrence_block_scan", block: [32, 16, 1], tiling: Tiling::Chains };
 pub(super) const LOOKBACK: Kernel =
     Kernel { module: "ssm_recurrence_lookback", block: [32, 8, 1], tiling: Tiling::Tiles };
+
+pub(super) const STAGED: Kernel =
+    Kernel { module: "ssm_recurrence_staged", block: [32, 16, 1], tiling: Tiling::Words };
+
+/// Warps of a staged kernel's block, each with eight steps of a tile, and how many tiles are under way or scanned.
+fn staged_shape(params: &Params, direction: &str) -> (usize, usize) {
+    match (params.field, params.dtype, direction) {
+        (Field::Complex, ..) => (8, 3),
+        (_, DType::Bf16, "forward") => (4, 6),
+        _ => (16, 3),
+    }
+}
+
+/// Bytes that a lane of the staged kernel has of a row: a number, or two of bf16.
+fn word(params: &Params) -> usize {
+    if params.field == Field::Complex { 8 } else { 4 }
+}
+
+/// What the staged kernel keeps in shared memory: tiles of a and x, and backward of h, and two buffers of the
+/// warps' sums, a factor and a value a lane.
+fn staged_bytes(params: &Params, direction: &str) -> usize {
+    let streams = if direction == "forward" { 2 } else { 3 };
+    let number = if params.dtype == DType::Bf16 { 8 } else { word(params) };
+    let (warps, stages) = staged_shape(params, direction);
+    32 * warps * (stages * streams * 8 * word(params) + 4 * number)
+}
 
 /// Suffix of the kernels for these numbers.
 fn suffix(params: &Params) -> &'static str {
@@ -50,9 +78,19 @@ fn launch(
 ) -> Result<(), Unsupported> {
     args.extend([params.batch, params.seq_len, params.channels].map(Arg::from));
     let chains = params.batch * params.channels.div_ceil(32);
+    let (mut shared, mut block) = (0, kernel.block);
     let grid = match kernel.tiling {
         Tiling::Columns => blocks((params.batch * params.channels).div_ceil(THREADS))?,
         Tiling::Chains => blocks(chains)?,
+        Tiling::Words => {
+            let row = params.channels * params.parts() * params.dtype.bytes();
+            if !row.is_multiple_of(16) {
+                return Err(Unsupported(format!("a row of {row} bytes is no multiple of 16")));
+            }
+            shared = staged_bytes(params, direction);
+            block[1] = staged_shape(params, direction).0;
+            blocks(params.batch * (row / word(params)).div_ceil(32))?
+        }
         Tiling::Tiles => {
             let steps = if direction == "forward" && params.parts() == 1 { 128 } else { 64 };
             let tiles = params.seq_len.div_ceil(steps);
@@ -69,7 +107,7 @@ fn launch(
         }
     };
     let symbol = format!("{direction}_{}", suffix(params));
-    plan.launch(kernel.module, symbol, grid, kernel.block, 0, &args);
+    plan.launch(kernel.module, symbol, grid, block, shared, &args);
     Ok(())
 }
 

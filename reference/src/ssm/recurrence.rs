@@ -133,6 +133,16 @@ impl Number {
         Self { re, im, magnitude: re.hypot(im), error: 0.0 }
     }
 
+    /// A real number, exactly.
+    pub(super) fn real(value: f64) -> Self {
+        Self { re: value, im: 0.0, magnitude: value.abs(), error: 0.0 }
+    }
+
+    /// The real part, which errs by no more than the number.
+    pub(super) fn real_part(self) -> Term {
+        Term { value: self.re, magnitude: self.magnitude, error: self.error }
+    }
+
     pub(super) fn conj(self) -> Self {
         Self { im: -self.im, ..self }
     }
