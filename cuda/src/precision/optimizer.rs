@@ -60,8 +60,9 @@ impl Step {
     }
 
     fn fused(mut self) -> Plan {
-        /// Parameters of a chunk at most: 16 words of each of a block's threads.
-        const CHUNK: usize = 16 * 4 * 256;
+        /// Parameters of a chunk at most: 4 words of each of a block's threads. With 16 the last blocks to run leave a
+        /// tail: 3747 for 3848 GB/s on an H200 with 67 million parameters.
+        const CHUNK: usize = 4 * 4 * 256;
         let mut chunks = Vec::new();
         for (tensor, ends) in self.offsets.windows(2).enumerate() {
             for begin in (ends[0]..ends[1]).step_by(CHUNK) {
