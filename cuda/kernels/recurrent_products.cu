@@ -9,6 +9,7 @@
 // Numerics: f32 sums, 16 values of K at a time in order.
 // Limits: wgmma; K is a multiple of 8. Rows, columns and K past the end are zeros.
 // Target: compute_90a
+// Twin: f16
 #include "hopper.cuh"
 
 namespace {
@@ -46,8 +47,7 @@ struct Copier {
     }
 };
 
-template <typename T>
-__device__ __forceinline__ void product(const T* a, const T* b, float* c, i64 rows, i64 columns, i64 depth) {
+__device__ __forceinline__ void all_steps(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, i64 rows, i64 columns, i64 depth) {
     extern __shared__ char shared[];
     const u32 tiles = ((u32)__cvta_generic_to_shared(shared) + 1023) / 1024 * 1024;
     const i64 row0 = (i64)blockIdx.y * TILE, column0 = (i64)blockIdx.x * TILE;
@@ -80,8 +80,8 @@ __device__ __forceinline__ void product(const T* a, const T* b, float* c, i64 ro
         product_begin();
 #pragma unroll
         for (int k = 0; k < DEPTH / 16; ++k)
-            product_64x128<T>(sum, tile_descriptor(tile + group * 64 * ROW + k * 32, 16),
-                              tile_descriptor(tile + OPERAND + k * 32, 16), 1);
+            product<TILE>(sum, tile_descriptor(tile + group * 64 * ROW + k * 32, 16),
+                          tile_descriptor(tile + OPERAND + k * 32, 16), 1);
         product_commit();
     }
     product_wait<0>();
@@ -101,10 +101,6 @@ __device__ __forceinline__ void product(const T* a, const T* b, float* c, i64 ro
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    gates_f16(const __half* a, const __half* b, float* c, i64 rows, i64 columns, i64 depth) {
-    product(a, b, c, rows, columns, depth);
-}
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
     gates_bf16(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, i64 rows, i64 columns, i64 depth) {
-    product(a, b, c, rows, columns, depth);
+    all_steps(a, b, c, rows, columns, depth);
 }

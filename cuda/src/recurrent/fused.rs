@@ -165,8 +165,11 @@ impl Builder<'_> {
             .into_iter()
             .chain([rows, columns, input].map(Arg::from))
             .collect();
-        let (grid, symbol) = (tiles(extent, 128)?, format!("gates_{}", dtype.name()));
-        self.plan.launch("recurrent_products", symbol, grid, [256, 1, 1], SHARED, &args);
+        let (module, symbol) = match dtype {
+            DType::F16 => ("recurrent_products.f16", "gates_f16"),
+            _ => ("recurrent_products", "gates_bf16"),
+        };
+        self.plan.launch(module, symbol, tiles(extent, 128)?, [256, 1, 1], SHARED, &args);
         Ok(())
     }
 
