@@ -47,6 +47,16 @@ struct Copier {
     }
 };
 
+// Two neighbours of a row, of which `left` are inside; at once where rows begin at whole pairs.
+__device__ __forceinline__ void store(float* to, float first, float second, int left, bool paired) {
+    if (paired && left > 1) {
+        __stcs((float2*)to, make_float2(first, second));
+    } else {
+        if (left > 0) to[0] = first;
+        if (left > 1) to[1] = second;
+    }
+}
+
 __device__ __forceinline__ void all_steps(const __nv_bfloat16* a, const __nv_bfloat16* b, float* c, i64 rows, i64 columns, i64 depth) {
     extern __shared__ char shared[];
     const u32 tiles = ((u32)__cvta_generic_to_shared(shared) + 1023) / 1024 * 1024;
@@ -91,10 +101,9 @@ __device__ __forceinline__ void all_steps(const __nv_bfloat16* a, const __nv_bfl
     float* to = c + row * columns + column;
 #pragma unroll
     for (int n = 0; n < 16; ++n) {
-        if (column + n * 8 + 1 < columns) {
-            if (row < rows) __stcs((float2*)(to + n * 8), make_float2(sum[4 * n], sum[4 * n + 1]));
-            if (row + 8 < rows) __stcs((float2*)(to + 8 * columns + n * 8), make_float2(sum[4 * n + 2], sum[4 * n + 3]));
-        }
+        const int left = (int)min(columns - column - n * 8, (i64)2);
+        if (row < rows) store(to + n * 8, sum[4 * n], sum[4 * n + 1], left, columns % 2 == 0);
+        if (row + 8 < rows) store(to + 8 * columns + n * 8, sum[4 * n + 2], sum[4 * n + 3], left, columns % 2 == 0);
     }
 }
 

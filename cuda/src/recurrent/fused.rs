@@ -140,13 +140,12 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Copies of 16 bytes and stores of two columns.
+    /// Rows of x and of its weights are copied 16 bytes at a time.
     fn check_products(&self) -> Result<(), Unsupported> {
-        let (input, rows) = (self.layout.layer.input, self.layout.layer.rows());
-        if !input.is_multiple_of(8) || !rows.is_multiple_of(2) {
-            return Err(Unsupported(format!("{input} inputs or {rows} columns of gates do not align")));
+        match self.layout.layer.input {
+            input if input.is_multiple_of(8) => Ok(()),
+            input => Err(Unsupported(format!("{input} inputs are not whole words of 16 bytes"))),
         }
-        Ok(())
     }
 
     /// gates = x · W_ih for all steps at once, by warpgroups.
