@@ -4,11 +4,7 @@
 import pytorch
 import torch
 import torch.nn.functional as F
-from pytorch import DTYPES, NotThisCase, normal, relative_rms
-
-
-def compiled(run):
-    return torch.compile(run, dynamic=False, mode="max-autotune-no-cudagraphs")
+from pytorch import DTYPES, NotThisCase, compiled, normal, relative_rms
 
 
 def loss_peers(op, p):
