@@ -221,7 +221,7 @@ impl Chain {
     fn column_sums(&mut self, x: Arg, out: Arg) {
         let (rows, width) = (self.p.rows, self.p.width);
         let args = [x, self.dz.into(), out, rows.into(), width.into()];
-        self.plan.launch(MODULE, "column_sums", [width.div_ceil(64), 1, 1], [64, 1, 1], 0, &args);
+        self.plan.launch(MODULE, "column_sums", [width.div_ceil(32), 1, 1], [32, 32, 1], 0, &args);
     }
 
     /// x · w of a dense layer.
