@@ -100,10 +100,9 @@ pub fn cuda(
         warm_ns: warm.samples_ns,
         peak_bytes: plan.bytes() as u64,
         workspace_bytes: plan.scratch_bytes() as u64,
-        predicted: plan.prediction.map(|theory| Predicted {
-            workspace_bytes: theory.scratch_bytes,
-            flops: theory.flops,
-        }),
+        predicted: plan
+            .prediction
+            .map(|theory| Predicted { workspace_bytes: theory.scratch_bytes, flops: theory.flops }),
         kernels: kernels.collect(),
     })
 }

@@ -258,7 +258,8 @@ impl Algorithm for CrossEntropy {
                 Row::of(params, inputs.tensor("logits"), row).loss(targets[row]);
             known.push((row, value, magnitude));
         }
-        Outputs::new().with("loss", Expected::sampled(&[params.rows], &known, tolerance(DType::F32)))
+        Outputs::new()
+            .with("loss", Expected::sampled(&[params.rows], &known, tolerance(DType::F32)))
     }
 
     /// bytes = logits and targets once, losses once; items = rows.

@@ -129,9 +129,8 @@ fn memory(found: &MixedPrecision) -> anyhow::Result<Figure> {
 /// Nanoseconds an item of the fastest of our variants on the largest case of a pass.
 fn ns_per_item(pass: &Pass, sheet: &Sheet<'_>, place: usize) -> Option<f64> {
     let fits = |row: &&Row| {
-        let has = |(key, value): &(String, String)| {
-            row.fields.contains(&(key.as_str(), value.as_str()))
-        };
+        let has =
+            |(key, value): &(String, String)| row.fields.contains(&(key.as_str(), value.as_str()));
         row.place == place && row.record.op() == pass.op && pass.with.iter().all(has)
     };
     let timed = sheet.rows.iter().filter(fits).filter(|row| !row.is_peer());

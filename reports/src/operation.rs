@@ -174,7 +174,14 @@ fn at_place(
         executor: executor_name(place.executor),
         minor: others && chosen.len() < 2,
         ladder: (chosen.len() > 1).then(|| ladder(&chosen)).flatten(),
-        figures: trade.into_iter().chain(predicted).chain(beside).chain(roofline).chain(sweeps).chain(caches).collect(),
+        figures: trade
+            .into_iter()
+            .chain(predicted)
+            .chain(beside)
+            .chain(roofline)
+            .chain(sweeps)
+            .chain(caches)
+            .collect(),
         left_out,
         tables,
         kernels: kernels(rows),

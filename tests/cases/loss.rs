@@ -15,7 +15,8 @@ pub fn strategies() -> Vec<(&'static str, BoxedStrategy<Case>)> {
 
 fn cases(op: &'static str) -> BoxedStrategy<Case> {
     use Logits::{Ascending, Masked, Normal, Sharp, Shifted};
-    let vocab = prop_oneof![2 => 1usize..70, 4 => (1usize..100).prop_map(|n| 8 * n), 1 => 4090usize..4105];
+    let vocab =
+        prop_oneof![2 => 1usize..70, 4 => (1usize..100).prop_map(|n| 8 * n), 1 => 4090usize..4105];
     let rows = prop_oneof![6 => 0usize..9, 1 => 130usize..136];
     let logits = select(vec![Normal, Sharp, Shifted, Ascending, Masked]);
     let dtype = select(vec![DType::F32, DType::F16, DType::Bf16]);

@@ -271,7 +271,8 @@ impl Builder<'_> {
         let relu = usize::from(mode(cell) == 1);
         let mut shared = sum_bytes(gate_count);
         let launch = |builder: &mut Self, from: usize, to: usize, shared: usize| {
-            let rest = [from, to, usize::from(builder.rung >= Rung::Persistent), builder.bf16(), relu];
+            let rest =
+                [from, to, usize::from(builder.rung >= Rung::Persistent), builder.bf16(), relu];
             let args: Vec<Arg> = buffers.iter().copied().chain(rest.map(Arg::from)).collect();
             builder.plan.launch(MODULE, symbol, grid, [THREADS, 1, 1], shared, &args);
         };

@@ -158,8 +158,7 @@ impl Policy {
                 let dear = costs.iter().copied().max().unwrap_or(0);
                 // Behind the last layer nothing is left to keep.
                 let (before, last) = costs.split_at(most);
-                let mut parts: Vec<&[u64]> =
-                    before.split_inclusive(|cost| *cost == dear).collect();
+                let mut parts: Vec<&[u64]> = before.split_inclusive(|cost| *cost == dear).collect();
                 match parts.last() {
                     Some(part) if part.last() != Some(&dear) => {
                         let from = before.len() - part.len();

@@ -45,10 +45,7 @@ pub fn beside(
 }
 
 /// A series for each type, with the fastest of our variants at each size.
-fn series<'r, 'a: 'r>(
-    rows: impl Iterator<Item = &'r Row<'a>>,
-    size: &str,
-) -> Vec<Series<'r, 'a>> {
+fn series<'r, 'a: 'r>(rows: impl Iterator<Item = &'r Row<'a>>, size: &str) -> Vec<Series<'r, 'a>> {
     let mut all: Vec<Series> = Vec::new();
     for row in rows.filter(|row| !row.is_peer()) {
         let field = |key: &str| row.fields.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);

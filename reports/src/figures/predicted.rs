@@ -20,11 +20,7 @@ struct Point<'r, 'a> {
 
 /// Two figures for the sweep over most sizes of the variants that have a theory: workspace, and time. None
 /// without such a sweep.
-pub fn predicted(
-    rows: &[&Row<'_>],
-    slots: &Slots<'_>,
-    place: &str,
-) -> anyhow::Result<Vec<Figure>> {
+pub fn predicted(rows: &[&Row<'_>], slots: &Slots<'_>, place: &str) -> anyhow::Result<Vec<Figure>> {
     let told: Vec<&Row> = rows.iter().copied().filter(|row| of(row).is_some()).collect();
     let Some(mut sweep) = sweep::sweeps(&told).into_iter().next() else { return Ok(Vec::new()) };
     slots.sort(&mut sweep.series, |(variant, _)| variant);
@@ -108,7 +104,9 @@ impl Beside<'_> {
             let line = points.iter().filter_map(|p| Some((p.x, predicted(p)?))).collect();
             lines.push(Line { slot, points: line, stroke: Stroke::Solid });
             for point in points {
-                let (Some(got), Some(theory)) = (measured(point), predicted(point)) else { continue };
+                let (Some(got), Some(theory)) = (measured(point), predicted(point)) else {
+                    continue;
+                };
                 let title = format!(
                     "{variant}, {} = {}: {}, predicted {}",
                     sweep.key,
@@ -120,7 +118,13 @@ impl Beside<'_> {
                 if off > worst.0 {
                     worst = (off, title.clone());
                 }
-                marks.push(Mark { slot, at: (point.x, got), radius: 3.5, title, ..Mark::default() });
+                marks.push(Mark {
+                    slot,
+                    at: (point.x, got),
+                    radius: 3.5,
+                    title,
+                    ..Mark::default()
+                });
             }
         }
         let drawn = lines.iter().flat_map(|line: &Line| line.points.iter().copied());
