@@ -225,3 +225,21 @@ fn peak_memory_is_the_predicted_curve() {
     assert_eq!(scratch[3], 3 + 63);
     assert!(scratch[4] <= 3 + 7 && scratch[5] <= 3 + 7, "{scratch:?}");
 }
+
+proptest! {
+    #[test]
+    fn policies_take_the_slots_and_the_cost_that_are_predicted(costs in chains(), slots in 0usize..7) {
+        for policy in policies(slots) {
+            let (schedule, predicted) = (Schedule::new(&policy, &costs), policy.predicted(&costs));
+            // A budget may be larger than what the best schedule can use.
+            let budget = matches!(policy, Policy::Optimal(_) | Policy::Binomial(_));
+            let memory = if budget { schedule.slots <= predicted.slots } else { schedule.slots == predicted.slots };
+            prop_assert!(memory, "{:?}: {} slots, predicted {}", policy, schedule.slots, predicted.slots);
+            // In closed form, a binomial schedule knows layers of one cost only.
+            let exact = !matches!(policy, Policy::Binomial(_)) || costs.windows(2).all(|w| w[0] == w[1]);
+            if exact {
+                prop_assert_eq!(schedule.cost(&costs), predicted.cost, "{:?}", policy);
+            }
+        }
+    }
+}

@@ -35,6 +35,7 @@ mod cases {
     pub mod checkpoint;
     pub mod decoding;
     pub mod embedding;
+    pub mod loss;
     pub mod ngram;
     pub mod precision;
     pub mod recurrent;
@@ -86,6 +87,7 @@ fn strategies() -> Strategies {
         cases::attention::strategies(),
         cases::ssm::strategies(),
         cases::recurrent::strategies(),
+        cases::loss::strategies(),
         cases::acceptance::strategies(),
         cases::decoding::strategies(),
         cases::upsample::strategies(),

@@ -3,14 +3,10 @@
 
 import pytorch
 import torch
-from pytorch import DTYPES, NotThisCase, relative_rms
+from pytorch import DTYPES, NotThisCase, compiled, relative_rms
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 FORMATS = {**DTYPES, "f64": torch.float64, "e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
-
-
-def compiled(run):
-    return torch.compile(run, dynamic=False, mode="max-autotune-no-cudagraphs")
 
 
 def casts(p):

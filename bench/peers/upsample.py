@@ -4,18 +4,13 @@
 import pytorch
 import torch
 import torch.nn.functional as F
-from pytorch import DTYPES, NotThisCase, relative_rms
+from pytorch import DTYPES, NotThisCase, compiled, relative_rms
 
 MODES = {"floor": "nearest", "centre": "nearest-exact"}
 
 
 def image(p, channels, height, width):
     return torch.rand(p["batch"], channels, height, width, device="cuda").mul_(2).sub_(1).to(DTYPES[p["dtype"]])
-
-
-def compiled(run):
-    """The same behind torch.compile, with an autotuned schedule; compiled before it is timed."""
-    return torch.compile(run, dynamic=False, mode="max-autotune-no-cudagraphs")
 
 
 def both(run, inputs, exact):

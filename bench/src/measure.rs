@@ -12,7 +12,7 @@ use touchstone_reference::{DType, Work};
 
 use crate::{
     environment::Limits,
-    record::{KernelResources, Measurement, quartiles},
+    record::{KernelResources, Measurement, Predicted, quartiles},
     verify::Problem,
 };
 
@@ -100,6 +100,9 @@ pub fn cuda(
         warm_ns: warm.samples_ns,
         peak_bytes: plan.bytes() as u64,
         workspace_bytes: plan.scratch_bytes() as u64,
+        predicted: plan
+            .prediction
+            .map(|theory| Predicted { workspace_bytes: theory.scratch_bytes, flops: theory.flops }),
         kernels: kernels.collect(),
     })
 }

@@ -55,6 +55,28 @@ struct Recipe {
     kept: (Format, Rounding),
 }
 
+impl Recipe {
+    /// The passes of a step: the check of scaled gradients, the update, which also writes the narrow copy of the
+    /// weights, and a cast where the weights are narrower than the gradients.
+    fn passes(&self) -> Vec<Pass> {
+        let pass = |op: &str, with: &[(&str, Format)]| Pass {
+            op: op.into(),
+            with: with.iter().map(|(key, f)| ((*key).into(), f.name().into())).collect(),
+        };
+        if self.kept != MASTER {
+            return Vec::new();
+        }
+        let mut passes = vec![pass("precision.adamw", &[("dtype", self.gradients)])];
+        if self.scaled {
+            passes.push(pass("precision.loss_scale", &[("dtype", self.gradients)]));
+        }
+        if self.forward != self.gradients {
+            passes.push(pass("precision.cast", &[("from", Format::F32), ("to", self.forward)]));
+        }
+        passes
+    }
+}
+
 const MASTER: (Format, Rounding) = (Format::F32, Rounding::NearestEven);
 
 const fn mixed(name: &'static str, format: Format, scaled: bool) -> Recipe {
@@ -99,11 +121,23 @@ pub struct MixedPrecision {
     pub runs: Vec<Run>,
 }
 
+/// A kernel of this suite that a step of training runs over all parameters: an operation, and parameters of its cases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pass {
+    /// The operation.
+    pub op: String,
+    /// Parameters and values that its cases must have.
+    pub with: Vec<(String, String)>,
+}
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Its precision in words.
     pub name: String,
+    /// What a step does to all parameters once their gradients are there; empty where this suite has no such kernels.
+    #[serde(default)]
+    pub passes: Vec<Pass>,
     /// Bytes a parameter takes in training: weights kept and computed with, gradient, two moments in f32.
     pub bytes_per_parameter: usize,
     /// Mean loss of a character before each step, in nats.
@@ -374,6 +408,7 @@ impl<'t> Network<'t> {
             if self.recipe.forward == self.recipe.kept.0 { 0 } else { bits(self.recipe.forward) };
         Run {
             name: self.recipe.name.into(),
+            passes: self.recipe.passes(),
             bytes_per_parameter: bits(self.recipe.kept.0) + copy + bits(self.recipe.gradients) + 8,
             losses,
             zero_gradients: zeros as f64 / (seen as f64).max(1.0),

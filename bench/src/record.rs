@@ -152,10 +152,22 @@ pub struct Measurement {
     pub peak_bytes: u64,
     /// Bytes of that which are workspace: what the variant pays for its speed.
     pub workspace_bytes: u64,
+    /// What theory says of the variant's memory and work, where there is such a theory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<Predicted>,
     /// Registers, spills and shared memory of each kernel, as the driver loaded it.
     pub kernels: Vec<KernelResources>,
     /// Set when the figure is above what the device can do: then it is invalid, not fast.
     pub above_limit: bool,
+}
+
+/// Memory and work of a variant by theory, to be held against what was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Predicted {
+    /// Workspace in bytes.
+    pub workspace_bytes: f64,
+    /// Floating-point operations, those done again included: times of variants should be in proportion.
+    pub flops: f64,
 }
 
 /// What one kernel takes of a multiprocessor.

@@ -33,8 +33,22 @@ pub struct Workload {
     pub op: String,
     /// When it is asked.
     pub tier: Tier,
+    /// What the report draws beside it: the same task by other means.
+    pub beside: Option<Beside>,
     /// The concrete problems, each with every parameter written out.
     pub cases: Vec<Case>,
+}
+
+/// Workloads of another operation that do the same task, to be drawn together over its size.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beside {
+    /// Beginning of their OPERATION/WORKLOAD names.
+    pub workload: String,
+    /// The parameter that is the task's size here.
+    pub size: String,
+    /// The parameter that is it there.
+    pub their_size: String,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +66,7 @@ struct Entry {
     tier: Tier,
     #[serde(default)]
     seed: u64,
+    beside: Option<Beside>,
     case: Map<String, Value>,
 }
 
@@ -119,8 +134,8 @@ fn expand(entry: Entry) -> anyhow::Result<Workload> {
     if cases.is_empty() {
         bail!("expands to no case (an empty list)");
     }
-    let Entry { name, why, op, tier, .. } = entry;
-    Ok(Workload { name, why, op, tier, cases })
+    let Entry { name, why, op, tier, beside, .. } = entry;
+    Ok(Workload { name, why, op, tier, beside, cases })
 }
 
 /// The product of all lists in `case`, the last key varying fastest; scalars stay as they are.

@@ -3,7 +3,7 @@
 // Source: ours; residual layers as in He et al. 2016, "Deep Residual Learning for Image Recognition".
 // Shapes: x, y, dy, dz, dx [rows, width]; w [width, width]; a, b [width]; s = 1/√layers.
 // Plan: dense layers by one tiled product with an epilogue: y = x + s·tanh(x·w + b); dz = s·dy·(1 − tanh²(x·w + b));
-//       dx = dy + dz·wᵀ; dw = xᵀ·dz. Scaling layers by an element a thread. Sums over rows by a thread a column.
+//       dx = dy + dz·wᵀ; dw = xᵀ·dz. Scaling layers by an element a thread. Sums over rows by 32 columns a block.
 // Numerics: f32, sums in a fixed order; tanhf.
 // Limits: rows below 2^20.
 #include "numeric.cuh"
@@ -79,12 +79,22 @@ extern "C" __global__ void scale_backward(const float* x, const float* a, const 
     dx[i] = dy[i] + a[j] * g;
 }
 
-// Σ over rows of dz, times x where there is one.
-extern "C" __global__ void column_sums(const float* x, const float* dz, float* out, i64 rows, i64 width) {
-    const i64 j = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (j >= width) return;
+// Σ over rows of dz, times x where there is one. A block has 32 columns, a warp every 32nd row; their sums are added in
+// order. (One thread a column took 100 of the 128 us of a layer of 512 rows on an H200.)
+extern "C" __global__ void __launch_bounds__(1024)
+    column_sums(const float* x, const float* dz, float* out, i64 rows, i64 width) {
+    __shared__ float sums[32][33];
+    const i64 j = (i64)blockIdx.x * 32 + threadIdx.x;
     float sum = 0.f;
+    if (j < width) {
+#pragma unroll 4
+        for (i64 r = threadIdx.y; r < rows; r += 32) sum = fmaf(x ? x[r * width + j] : 1.f, dz[r * width + j], sum);
+    }
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || j >= width) return;
+    sum = 0.f;
 #pragma unroll 1
-    for (i64 r = 0; r < rows; ++r) sum = fmaf(x ? x[r * width + j] : 1.f, dz[r * width + j], sum);
+    for (int w = 0; w < 32; ++w) sum += sums[w][threadIdx.x];
     out[j] = sum;
 }

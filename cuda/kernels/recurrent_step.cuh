@@ -44,7 +44,8 @@ template <int COLUMNS> struct Product {
         const u16* at[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) at[i] = v + min(i * 8 + lane / 4, rows - 1) * stride;
-        // Chunks j and j + 1 are in registers or on their way while j is multiplied; the first turn only loads.
+        // Chunks j and j + 1 are in registers or on their way while j is multiplied; the first turn only loads. Four at a
+        // time make a step of a GRU 10 % faster and an LSTM's 2 % (B64 H1024 on an H200), for 55 KB more of PTX: not taken.
         uint4 a[2][4];
 #pragma unroll 1
         for (int j = -2; j < chunks; j += 2) {

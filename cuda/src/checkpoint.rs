@@ -9,7 +9,7 @@ use touchstone_reference::{
 };
 
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, Plan, Prediction},
     variant::{Unsupported, Variant},
 };
 
@@ -105,7 +105,9 @@ struct Chain {
 
 fn plan(case: &Case, inputs: &Tensors, policy: fn(&Params) -> Policy) -> Result<Plan, Unsupported> {
     let p: Params = case.params()?;
-    let schedule = Schedule::new(&policy(&p), &p.costs());
+    let policy = policy(&p);
+    let prediction = prediction(&p, &policy);
+    let schedule = Schedule::new(&policy, &p.costs());
     if 4 * schedule.actions.len() > MOST_LAUNCHES {
         return Err(Unsupported(format!("{} steps are too many", schedule.actions.len())));
     }
@@ -116,7 +118,24 @@ fn plan(case: &Case, inputs: &Tensors, policy: fn(&Params) -> Policy) -> Result<
             Action::Backward { layer, from } => chain.backward(layer, from),
         }
     }
+    chain.plan.prediction = Some(prediction);
     Ok(chain.plan)
+}
+
+/// States that every policy needs beside the chain's: dz and the gradients of two layers.
+const WORKING_STATES: usize = 3;
+
+/// Backward each layer is evaluated once more for the slope of its tanh, and its gradients cost two such evaluations:
+/// to that the policy's own evaluations are added.
+fn prediction(p: &Params, policy: &Policy) -> Prediction {
+    let costs = p.costs();
+    let predicted = policy.predicted(&costs);
+    let state = p.rows * p.width;
+    let backward = 3 * costs.iter().sum::<u64>();
+    Prediction {
+        scratch_bytes: ((predicted.slots + WORKING_STATES) * state * DType::F32.bytes()) as f64,
+        flops: (predicted.cost + backward) as f64 * state as f64,
+    }
 }
 
 impl Chain {
@@ -202,7 +221,7 @@ impl Chain {
     fn column_sums(&mut self, x: Arg, out: Arg) {
         let (rows, width) = (self.p.rows, self.p.width);
         let args = [x, self.dz.into(), out, rows.into(), width.into()];
-        self.plan.launch(MODULE, "column_sums", [width.div_ceil(64), 1, 1], [64, 1, 1], 0, &args);
+        self.plan.launch(MODULE, "column_sums", [width.div_ceil(32), 1, 1], [32, 32, 1], 0, &args);
     }
 
     /// x · w of a dense layer.

@@ -18,6 +18,7 @@ pub mod attention;
 pub mod checkpoint;
 pub mod decoding;
 pub mod embedding;
+pub mod loss;
 pub mod ngram;
 pub mod precision;
 pub mod recurrent;
@@ -39,6 +40,7 @@ pub fn variants() -> impl Iterator<Item = &'static Variant> {
         attention::VARIANTS,
         ssm::VARIANTS,
         recurrent::VARIANTS,
+        loss::VARIANTS,
         acceptance::VARIANTS,
         decoding::VARIANTS,
         upsample::VARIANTS,

@@ -187,9 +187,20 @@ pub enum Step {
     Fill(BufferId, u8),
 }
 
+/// What theory says of a plan, found without making it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Scratch, in bytes.
+    pub scratch_bytes: f64,
+    /// Floating-point operations, those done again included.
+    pub flops: f64,
+}
+
 /// Buffers and steps of one computation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
+    /// What theory says of it, where a theory predicts memory and time.
+    pub prediction: Option<Prediction>,
     buffers: Vec<Buffer>,
     maps: Vec<BufferMap>,
     steps: Vec<Step>,

@@ -26,6 +26,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: cast::vectorized,
     },
     Variant {
+        op: "precision.cast",
+        name: "specialized",
+        idea: "a kernel for each format, rounding by one addition or by the hardware",
+        deterministic: true,
+        plan: cast::specialized,
+    },
+    Variant {
         op: "precision.loss_scale",
         name: "naive",
         idea: "a thread a gradient and a flag; a second launch moves the scale",

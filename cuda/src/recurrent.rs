@@ -42,13 +42,19 @@ macro_rules! ladder {
                 $op,
                 "fused",
                 "product and cell of a step in one launch, on tensor cores",
-                |case, inputs| fused::plan(case, inputs, false),
+                |case, inputs| fused::plan(case, inputs, fused::Rung::Fused),
             ),
             rung(
                 $op,
                 "persistent",
                 "one launch for all steps forward, weights kept in shared memory",
-                |case, inputs| fused::plan(case, inputs, true),
+                |case, inputs| fused::plan(case, inputs, fused::Rung::Persistent),
+            ),
+            rung(
+                $op,
+                "warpgroups",
+                "persistent, and the product of x with its weights by warpgroups",
+                |case, inputs| fused::plan(case, inputs, fused::Rung::Warpgroups),
             ),
         )*]
     };

@@ -18,6 +18,7 @@ pub mod attention;
 pub mod checkpoint;
 pub mod decoding;
 pub mod embedding;
+pub mod loss;
 pub mod ngram;
 pub mod precision;
 pub mod recurrent;
@@ -31,12 +32,13 @@ pub use expected::{Discrete, Expected, Outputs, Real, Tolerance};
 pub use tensor::{DType, Data, Tensor, Tensors};
 
 /// The verticals, in the order in which they are listed and reported.
-pub const VERTICALS: [&str; 10] = [
+pub const VERTICALS: [&str; 11] = [
     "ngram",
     "embedding",
     "attention",
     "ssm",
     "recurrent",
+    "loss",
     "acceptance",
     "decoding",
     "upsample",
@@ -52,6 +54,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         attention::OPERATIONS,
         ssm::OPERATIONS,
         recurrent::OPERATIONS,
+        loss::OPERATIONS,
         acceptance::OPERATIONS,
         decoding::OPERATIONS,
         upsample::OPERATIONS,

@@ -8,6 +8,7 @@ use touchstone_bench::text_chain::{Acceptance, Embeddings, LanguageModel, TextCh
 use crate::{
     axis::Axis,
     chart::{Chart, Line, Mark, Stroke},
+    derive::Sheet,
     figures::{Figure, Key},
     mixed_precision,
     speculation::{self, Speculation},
@@ -33,15 +34,16 @@ pub struct Chain {
     precision: Vec<Figure>,
 }
 
-/// The section for the serialized [`TextChain`] in `value`.
+/// The section for the serialized [`TextChain`] in `value`; speeds come from the `sheet`.
 ///
 /// # Errors
 /// If it is none, or a plot cannot be drawn.
-pub fn section(value: &Value) -> anyhow::Result<Chain> {
+pub fn section(value: &Value, sheet: &Sheet<'_>) -> anyhow::Result<Chain> {
     let chain: TextChain =
         serde_json::from_value(value.clone()).context("malformed results of the text chain")?;
     let losses = loss(&chain.embeddings)?;
-    let precision = chain.mixed_precision.as_ref().map(mixed_precision::figures).transpose()?;
+    let figures = |found| mixed_precision::figures(found, sheet);
+    let precision = chain.mixed_precision.as_ref().map(figures).transpose()?;
     Ok(Chain {
         corpus: corpus(&chain),
         models: chain.models.iter().map(model).collect(),
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_is_no_text_chain_is_an_error() {
-        let error = section(&serde_json::json!({ "corpus": "x" })).err().unwrap();
+        let error = section(&serde_json::json!({ "corpus": "x" }), &Sheet::of(&[])).err().unwrap();
         assert!(error.to_string().contains("text chain"), "{error}");
     }
 }

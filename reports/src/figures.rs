@@ -8,13 +8,17 @@ use serde::Serialize;
 
 use crate::derive::{Row, is_peer};
 
+mod beside;
 mod caches;
+mod predicted;
 mod roofline;
 mod slack;
 mod times;
 mod trade;
 
+pub use beside::beside;
 pub use caches::caches;
+pub use predicted::predicted;
 pub use roofline::{device, roofline};
 pub use slack::slack;
 pub use times::times;

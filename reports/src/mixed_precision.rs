@@ -1,17 +1,28 @@
 //! What training in several precisions made of one text.
 
-use touchstone_bench::mixed_precision::{MixedPrecision, Run};
+use touchstone_bench::{
+    mixed_precision::{MixedPrecision, Pass, Run},
+    record::Executor,
+};
 
 use crate::{
     axis::Axis,
     chart::{Chart, Line, Mark, Stroke},
+    derive::{Place, Row, Sheet},
     figures::{Figure, Key},
     units,
 };
 
-/// Two figures: loss against steps, and what a byte of memory costs in loss.
-pub fn figures(found: &MixedPrecision) -> anyhow::Result<Vec<Figure>> {
-    Ok(vec![curves(found)?, memory(found)?])
+/// Loss against steps, what a byte of memory costs in loss, and loss and memory against the speed that devices of the
+/// `sheet` have in each precision.
+pub fn figures(found: &MixedPrecision, sheet: &Sheet<'_>) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = vec![curves(found)?, memory(found)?];
+    for (index, place) in sheet.places.iter().enumerate() {
+        if place.executor == Executor::Cuda {
+            figures.extend(speed(found, sheet, index, place)?);
+        }
+    }
+    Ok(figures)
 }
 
 /// Colour of the run at `index`; slot 0 is the quiet one.
@@ -113,6 +124,80 @@ fn memory(found: &MixedPrecision) -> anyhow::Result<Figure> {
         legend: legend(found),
         finding: String::new(),
     })
+}
+
+/// Nanoseconds an item of the fastest of our variants on the largest case of a pass.
+fn ns_per_item(pass: &Pass, sheet: &Sheet<'_>, place: usize) -> Option<f64> {
+    let fits = |row: &&Row| {
+        let has =
+            |(key, value): &(String, String)| row.fields.contains(&(key.as_str(), value.as_str()));
+        row.place == place && row.record.op() == pass.op && pass.with.iter().all(has)
+    };
+    let timed = sheet.rows.iter().filter(fits).filter(|row| !row.is_peer());
+    let timed = timed.filter_map(|row| Some((row.record.work.as_ref()?.items, row.valid_ns()?)));
+    let best = timed.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+    best.map(|(items, ns)| ns / items)
+}
+
+/// Loss against the time that a step's passes over the parameters take; memory is the size of the mark.
+fn speed(
+    found: &MixedPrecision,
+    sheet: &Sheet<'_>,
+    index: usize,
+    place: &Place,
+) -> anyhow::Result<Option<Figure>> {
+    const MILLION: f64 = 1e6;
+    let time = |run: &Run| {
+        let passes = run.passes.iter().map(|pass| ns_per_item(pass, sheet, index));
+        let total: f64 = passes.collect::<Option<Vec<f64>>>()?.iter().sum();
+        (total > 0.0).then_some(total * MILLION)
+    };
+    let timed: Vec<(usize, &Run, f64)> =
+        found.runs.iter().enumerate().filter_map(|(i, run)| Some((i, run, time(run)?))).collect();
+    if timed.len() < 2 {
+        return Ok(None);
+    }
+    let marks = timed.iter().map(|(index, run, ns)| Mark {
+        slot: slot(*index),
+        at: (*ns, run.final_loss()),
+        radius: 1.2 * (run.bytes_per_parameter as f64).sqrt(),
+        title: format!("{}, {} for a million parameters", told(run), units::time(*ns)),
+        label: Some(format!("{}: {}", run.name, units::bytes(run.bytes_per_parameter as f64))),
+        ..Mark::default()
+    });
+    let chart = Chart {
+        title: "Final loss against the time of a step's passes".to_string(),
+        x: Axis::log(
+            "update of a million parameters",
+            timed.iter().map(|timed| timed.2),
+            units::tick_time,
+        ),
+        y: Axis::linear(
+            "mean loss of the last steps (nats)",
+            timed.iter().map(|timed| timed.1.final_loss()),
+            units::tick,
+        ),
+        lines: Vec::new(),
+        marks: marks.collect(),
+    };
+    let untimed = found.runs.len() - timed.len();
+    Ok(Some(Figure {
+        heading: "Error and memory against speed".to_string(),
+        caption: format!(
+            "{}. Measured: what a step does to all parameters, from the gradients on (checks of a scaled \
+             loss, AdamW with its narrow copy, casts), by the fastest variants at their largest size. Larger \
+             marks take more bytes a parameter.{}",
+            place.label,
+            if untimed > 0 {
+                format!(" {} without kernels here.", units::count(untimed, "run"))
+            } else {
+                String::new()
+            }
+        ),
+        svg: chart.svg()?,
+        legend: legend(found),
+        finding: String::new(),
+    }))
 }
 
 fn finding(found: &MixedPrecision) -> String {

@@ -106,7 +106,7 @@ pub fn operation(
         .iter()
         .map(|&place| {
             let here: Vec<&Row> = rows.iter().copied().filter(|row| row.place == place).collect();
-            at_place(&here, &slots, &varying, sheet, proven.len() > 1)
+            at_place(&here, &slots, &varying, sheet, workloads, proven.len() > 1)
         })
         .collect::<Result<_, _>>()?;
     let mut slack = figures::slack(rows, &slots, &varying, |row| {
@@ -144,6 +144,7 @@ fn at_place(
     slots: &Slots<'_>,
     varying: &Varying<'_>,
     sheet: &Sheet<'_>,
+    workloads: &[Workload],
     others: bool,
 ) -> anyhow::Result<AtPlace> {
     let place = &sheet.places[rows[0].place];
@@ -153,6 +154,8 @@ fn at_place(
     let trade = figures::trade(&chosen, slots, &place.label)?;
     let roofline = figures::roofline(rows, slots, varying, &place.label)?;
     let caches = figures::caches(rows, slots, varying, &place.label)?;
+    let predicted = figures::predicted(rows, slots, &place.label)?;
+    let beside = figures::beside(rows, sheet, workloads, &place.label)?;
     let timed: Vec<&Row> = rows.iter().copied().filter(|row| row.measurement().is_some()).collect();
     let checked: Vec<&Row> = rows
         .iter()
@@ -171,7 +174,14 @@ fn at_place(
         executor: executor_name(place.executor),
         minor: others && chosen.len() < 2,
         ladder: (chosen.len() > 1).then(|| ladder(&chosen)).flatten(),
-        figures: trade.into_iter().chain(roofline).chain(sweeps).chain(caches).collect(),
+        figures: trade
+            .into_iter()
+            .chain(predicted)
+            .chain(beside)
+            .chain(roofline)
+            .chain(sweeps)
+            .chain(caches)
+            .collect(),
         left_out,
         tables,
         kernels: kernels(rows),

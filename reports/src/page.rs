@@ -66,7 +66,7 @@ pub fn render(
         summary: summary::summary(sheet),
         highlights: summary::highlights(sheet),
         algorithms: algorithms(sheet, &workload::embedded()?)?,
-        chain: options.text_chain.as_ref().map(chain::section).transpose()?,
+        chain: options.text_chain.as_ref().map(|value| chain::section(value, sheet)).transpose()?,
         problems: problems::problems(sheet),
         skipped: problems::skipped(sheet),
         machines: environments::machines(sheet),

@@ -191,6 +191,7 @@ fn measurement(name: &str, ns: f64, peak: f64, gpu: bool) -> Measurement {
         throttled: 0,
         peak_bytes: peak as u64,
         workspace_bytes: (peak * 0.1) as u64,
+        predicted: None,
         kernels: vec![KernelResources {
             symbol: format!("{}_f32", name.split('@').next().unwrap_or(name)),
             registers: 64,

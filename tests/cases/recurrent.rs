@@ -77,11 +77,16 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![select(vec![0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33]), 1usize..20]
 }
 
+/// Inputs of a layer: any, or whole words of 16 bytes.
+fn inputs() -> impl Strategy<Value = usize> {
+    prop_oneof![size(), (0usize..6).prop_map(|words| 8 * words)]
+}
+
 /// Sizes of a layer in either direction.
 pub fn sizes() -> impl Strategy<Value = Sizes> {
     let batch = prop_oneof![6 => 0usize..5, 1 => select(vec![31usize, 32, 33])];
     let dtype = select(vec![DType::F32, DType::F16, DType::Bf16]);
-    (batch, 0usize..7, size(), size(), dtype, any::<bool>(), any::<bool>()).prop_map(
+    (batch, 0usize..7, inputs(), size(), dtype, any::<bool>(), any::<bool>()).prop_map(
         |(batch, seq_len, input, hidden, dtype, bidirectional, ragged)| {
             let lengths = if ragged { Lengths::Ragged } else { Lengths::Full };
             Sizes { batch, seq_len, input, hidden, dtype, bidirectional, lengths }

@@ -96,3 +96,31 @@ pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     plan.launch("precision_cast_vectorized", symbol, grid, block, 0, &args);
     Ok(plan)
 }
+
+pub(super) fn specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let (p, mut plan, args) = start(case, inputs)?;
+    if p.rounding == Rounding::Stochastic {
+        return Err(Unsupported("random bits decide: the vectorized variant's".into()));
+    }
+    // Words of four numbers that a thread takes, as in the kernel.
+    let (symbol, words) = match (p.from, p.to) {
+        (Format::F32, Format::Tf32 | Format::F16 | Format::Bf16) => {
+            (format!("to_{}", p.to.name()), 1)
+        }
+        (Format::F32, Format::E4m3 | Format::E5m2) => (format!("to_{}", p.to.name()), 4),
+        (Format::F16 | Format::Bf16, Format::F32) => (format!("to_f32_from_{}", p.from.name()), 1),
+        _ => return Err(Unsupported("other pairs of formats: the vectorized variant's".into())),
+    };
+    let max = largest(p.to);
+    let beyond = match p.to {
+        Format::F16 | Format::Bf16 if p.saturate => (p.to.max() as f32).to_bits(),
+        Format::F16 | Format::Bf16 => f32::INFINITY.to_bits(),
+        _ if p.saturate => max,
+        _ => max + 1,
+    };
+    let [input, _, output, count] = args[..] else { unreachable!("what every kernel begins with") };
+    let args = [input, output, count, Arg::U32(beyond)];
+    let grid = [p.elements.div_ceil(4 * 256 * words), 1, 1];
+    plan.launch("precision_cast_specialized", symbol, grid, [256, 1, 1], 0, &args);
+    Ok(plan)
+}

@@ -60,8 +60,9 @@ impl Step {
     }
 
     fn fused(mut self) -> Plan {
-        /// Parameters of a chunk at most: 16 words of each of a block's threads.
-        const CHUNK: usize = 16 * 4 * 256;
+        /// Parameters of a chunk at most: a word of each of a block's threads. Of longer chunks the last to run leave a
+        /// tail: with 2, 4 and 16 words 3950, 3886 and 3747 GB/s instead of 4000 (67 million parameters on an H200).
+        const CHUNK: usize = 4 * 256;
         let mut chunks = Vec::new();
         for (tensor, ends) in self.offsets.windows(2).enumerate() {
             for begin in (ends[0]..ends[1]).step_by(CHUNK) {

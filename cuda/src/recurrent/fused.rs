@@ -1,4 +1,5 @@
-//! Plans on tensor cores: `fused`, a launch a step, and `persistent`, one launch for all steps forward.
+//! Plans on tensor cores: `fused`, a launch a step, `persistent`, one launch for all steps forward, and
+//! `warpgroups`, which also has Hopper's own products for what x gives to the gates.
 
 use touchstone_reference::{
     Case, DType, Tensors,
@@ -37,12 +38,20 @@ fn sum_bytes(gates: usize) -> usize {
     4 * ROWS * (gates * UNITS + 8) * 4
 }
 
+/// The rungs that this module plans; each keeps what the one before has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rung {
+    Fused,
+    Persistent,
+    Warpgroups,
+}
+
 /// A plan in the making.
 struct Builder<'a> {
     plan: Plan,
     inputs: &'a Tensors,
     layout: Layout,
-    persistent: bool,
+    rung: Rung,
 }
 
 /// Buffers of the way forward that the way back reads.
@@ -58,7 +67,7 @@ struct Run {
 }
 
 /// Plan of an operation, either direction.
-pub(super) fn plan(case: &Case, inputs: &Tensors, persistent: bool) -> Result<Plan, Unsupported> {
+pub(super) fn plan(case: &Case, inputs: &Tensors, rung: Rung) -> Result<Plan, Unsupported> {
     let (layer, backward) = layer(case)?;
     if !matches!(layer.dtype, DType::F16 | DType::Bf16) {
         return Err(Unsupported(format!(
@@ -74,9 +83,12 @@ pub(super) fn plan(case: &Case, inputs: &Tensors, persistent: bool) -> Result<Pl
     if layer.batch.div_ceil(ROWS) > 65_535 {
         return Err(Unsupported(format!("batch {} is more than a grid takes", layer.batch)));
     }
-    let mut builder = Builder { plan: Plan::new(), inputs, layout, persistent };
-    if persistent {
+    let mut builder = Builder { plan: Plan::new(), inputs, layout, rung };
+    if rung >= Rung::Persistent {
         builder.check_resident()?;
+    }
+    if rung == Rung::Warpgroups {
+        builder.check_products()?;
     }
     if backward {
         let y = builder.plan.scratch("y", layer.dtype, &layer.y_shape());
@@ -125,6 +137,38 @@ impl Builder<'_> {
                 "a block's weights and sums, {bytes} bytes, are above {MOST_SHARED}"
             )));
         }
+        Ok(())
+    }
+
+    /// Rows of x and of its weights are copied 16 bytes at a time.
+    fn check_products(&self) -> Result<(), Unsupported> {
+        match self.layout.layer.input {
+            input if input.is_multiple_of(8) => Ok(()),
+            input => Err(Unsupported(format!("{input} inputs are not whole words of 16 bytes"))),
+        }
+    }
+
+    /// gates = x · W_ih for all steps at once, by warpgroups.
+    fn gates_by_warpgroups(
+        &mut self,
+        x: BufferId,
+        w_ih: BufferId,
+        gates: BufferId,
+    ) -> Result<(), Unsupported> {
+        /// Three stages of two operands of 128 rows of 128 bytes, and what aligns them.
+        const SHARED: usize = 3 * 2 * 128 * 128 + 1024;
+        let Layer { input, directions, dtype, .. } = self.layout.layer;
+        let (rows, columns) = (self.layout.tokens(), self.layout.layer.rows());
+        let extent = Extent { batches: directions, rows, columns, depth: input, repeats: 1 };
+        let args: Vec<Arg> = [x.into(), w_ih.into(), gates.into()]
+            .into_iter()
+            .chain([rows, columns, input].map(Arg::from))
+            .collect();
+        let (module, symbol) = match dtype {
+            DType::F16 => ("recurrent_products.f16", "gates_f16"),
+            _ => ("recurrent_products", "gates_bf16"),
+        };
+        self.plan.launch(module, symbol, tiles(extent, 128)?, [256, 1, 1], SHARED, &args);
         Ok(())
     }
 
@@ -190,8 +234,7 @@ impl Builder<'_> {
         let arranged =
             self.arrange("arranged", w_hh, [hidden * hidden, hidden, 1], gate_count, hidden);
         let grid = self.grid();
-        let arrived = self
-            .persistent
+        let arrived = (self.rung >= Rung::Persistent)
             .then(|| self.plan.scratch("arrived", DType::U32, &[directions, grid[1], WARPS * 32]));
 
         // Products read whole groups of eight.
@@ -211,7 +254,10 @@ impl Builder<'_> {
                 repeats: 1,
             },
         );
-        self.product(product, true)?;
+        match self.rung {
+            Rung::Warpgroups => self.gates_by_warpgroups(x, w_ih, gates)?,
+            _ => self.product(product, true)?,
+        }
         let mut buffers: Vec<Arg> = vec![arranged.into(), gates.into(), b_ih.into(), b_hh.into()];
         buffers.extend([Arg::from(states), cells.into(), side.into(), lengths.into(), y.into()]);
         buffers.push(arrived.into());
@@ -225,7 +271,8 @@ impl Builder<'_> {
         let relu = usize::from(mode(cell) == 1);
         let mut shared = sum_bytes(gate_count);
         let launch = |builder: &mut Self, from: usize, to: usize, shared: usize| {
-            let rest = [from, to, usize::from(builder.persistent), builder.bf16(), relu];
+            let rest =
+                [from, to, usize::from(builder.rung >= Rung::Persistent), builder.bf16(), relu];
             let args: Vec<Arg> = buffers.iter().copied().chain(rest.map(Arg::from)).collect();
             builder.plan.launch(MODULE, symbol, grid, [THREADS, 1, 1], shared, &args);
         };

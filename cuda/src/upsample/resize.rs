@@ -91,6 +91,85 @@ pub(super) fn vectorized<I: Interpolation>(
     Ok(plan)
 }
 
+/// Refuses rows that are not whole words of 16 bytes.
+fn check_wide_words(p: &Params) -> Result<usize, Unsupported> {
+    let bytes = p.out_w * p.dtype.bytes();
+    match bytes.is_multiple_of(16) {
+        true => Ok(bytes / 16),
+        false => Err(Unsupported(format!("rows of {bytes} bytes are not whole words of 16"))),
+    }
+}
+
+/// Most input rows that a tile of so many output rows reads.
+fn held_rows<I: Interpolation>(p: &Params, rows: usize) -> usize {
+    let step = p.step(p.in_h, p.out_h);
+    // The first row an output row reads, as `taps` of upsample.cuh has it.
+    let base = |y: usize| match I::TAPS {
+        4 => position(y, step, p.coordinates).floor() as i64 - 1,
+        _ => (position(y, step, p.coordinates).max(0.0).floor() as i64).min(p.in_h as i64 - 1),
+    };
+    let tile = |from: usize| base(p.out_h.min(from + rows) - 1) - base(from);
+    let most = (0..p.out_h).step_by(rows).map(tile).max();
+    most.map_or(0, |most| most as usize + I::TAPS)
+}
+
+pub(super) fn staged<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Rows and columns of a tile, as in the kernel.
+    const TILE: [usize; 2] = [64, 128];
+    /// Shared memory for the rows, beside the taps: what a block has without asking for more.
+    const MOST_SHARED: usize = 46 << 10;
+    let (p, mut plan, ends) = forward(case, inputs)?;
+    check_wide_words(&p)?;
+    let [down, across] = [p.out_h.div_ceil(TILE[0]), p.out_w.div_ceil(TILE[1])];
+    let tiles = p.batch * p.channels * down * across;
+    countable(tiles, "tiles")?;
+    let shared = held_rows::<I>(&p, TILE[0]) * TILE[1] * DType::F32.bytes();
+    if shared > MOST_SHARED {
+        return Err(Unsupported(format!("a tile reads more rows than {MOST_SHARED} bytes hold")));
+    }
+    let mut args = ends.to_vec();
+    args.extend(sizes(&p));
+    args.extend(positions(&p));
+    args.extend([across, down].map(Arg::from));
+    let symbol = format!("staged_{}_{}", p.dtype.name(), I::TAPS);
+    plan.launch("upsample_resize_staged", symbol, [tiles, 1, 1], [256, 1, 1], shared, &args);
+    Ok(plan)
+}
+
+pub(super) fn copied(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Rows of a thread, as in the kernel.
+    const RUN: usize = 8;
+    let (p, mut plan, ends) = forward(case, inputs)?;
+    let words = check_wide_words(&p)?;
+    let units = p.batch * p.channels * p.out_h.div_ceil(RUN);
+    countable(units, "runs of rows")?;
+    let lanes = lanes(words);
+    let mut args = ends.to_vec();
+    args.extend(sizes(&p));
+    args.extend(positions(&p));
+    args.push(Arg::I32(lanes as i32));
+    let blocks = if words == 0 { 0 } else { units.div_ceil(256 / lanes) };
+    let symbol = format!("nearest_{}", p.dtype.bytes());
+    plan.launch("upsample_nearest_copied", symbol, [blocks, 1, 1], [256, 1, 1], 0, &args);
+    Ok(plan)
+}
+
+pub(super) fn naive_backward<I: Interpolation>(
+    case: &Case,
+    inputs: &Tensors,
+) -> Result<Plan, Unsupported> {
+    let (p, mut plan, d_output, d_input) = backward(case, inputs)?;
+    let (elements, outputs) = pixels(&p);
+    countable(elements.max(outputs), "pixels")?;
+    let mut args: Vec<Arg> = vec![d_output.into(), d_input.into()];
+    args.extend(sizes(&p));
+    args.extend(positions(&p));
+    args.extend([Arg::I32(I::TAPS as i32), Arg::I32(kind_of(p.dtype))]);
+    let (grid, block) = threads(elements);
+    plan.launch("upsample_resize_backward_naive", "resize", grid, block, 0, &args);
+    Ok(plan)
+}
+
 /// The readers of every pixel of an axis, as two tables: `ranges` [input, 3] with the first output that
 /// reads the pixel, how many do, and where their weights begin in `weights`.
 fn readers<I: Interpolation>(p: &Params, input: usize, output: usize) -> (Vec<i64>, Vec<f64>) {

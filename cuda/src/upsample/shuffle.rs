@@ -50,7 +50,7 @@ fn simple(case: &Case, inputs: &Tensors, way: Way) -> Result<Plan, Unsupported> 
 
 fn wide(case: &Case, inputs: &Tensors, way: Way) -> Result<Plan, Unsupported> {
     /// Large rows of a thread, as in the kernel.
-    const ROWS: usize = 2;
+    const ROWS: usize = 1;
     let (p, mut plan, ends) = start(case, inputs, way)?;
     if ![2, 4].contains(&p.factor) {
         return Err(Unsupported(format!("a factor of {}, not 2 or 4", p.factor)));

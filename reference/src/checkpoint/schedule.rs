@@ -100,6 +100,80 @@ impl Schedule {
     }
 }
 
+/// What theory says of a policy, without carrying its schedule out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predicted {
+    /// Slots in use at once, at most; slot 0 not counted.
+    pub slots: usize,
+    /// What all evaluations of layers cost together.
+    pub cost: u64,
+}
+
+impl Policy {
+    /// Slots and cost of the policy for a chain whose layers have these costs, by formula.
+    ///
+    /// A chain cut into segments (every √L-th state, or behind costly layers) evaluates each layer once and those
+    /// inside all segments but the last once more; while it reverses the j-th segment, of n layers, j kept states and
+    /// n − 1 inner ones are there. Budgets cost what [`least_cost`] and [`binomial_cost`] say, the latter at the
+    /// layers' mean cost, and hold one state in work beside their slots, or two where they evaluate on.
+    pub fn predicted(&self, costs: &[u64]) -> Predicted {
+        let n = costs.len();
+        let most = n.saturating_sub(1);
+        let forward: u64 = costs[..most].iter().sum();
+        match self {
+            Self::KeepAll => Predicted { slots: most, cost: forward },
+            Self::RecomputeAll => {
+                let again = |(layer, cost): (usize, &u64)| cost * (most - layer) as u64;
+                let cost = costs.iter().enumerate().map(again).sum();
+                Predicted { slots: most.min(2), cost }
+            }
+            Self::EverySqrt | Self::Selective => {
+                let segments = self.segments(costs);
+                let last = segments.len().saturating_sub(1);
+                let inner = |part: &&[u64]| part[..part.len() - 1].iter().sum::<u64>();
+                let again: u64 = segments.iter().take(last).map(inner).sum();
+                let held = |(j, part): (usize, &&[u64])| {
+                    let advancing = if j < last { part.len().min(2) } else { 0 };
+                    j + advancing.max(part.len() - 1)
+                };
+                let slots = segments.iter().enumerate().map(held).max().unwrap_or(0);
+                Predicted { slots, cost: forward + again }
+            }
+            Self::Optimal(slots) => {
+                Predicted { slots: most.min(slots + 2), cost: least_cost(costs, *slots) }
+            }
+            Self::Binomial(slots) => {
+                let mean = costs.iter().sum::<u64>() as f64 / n.max(1) as f64;
+                let cost = (binomial_cost(n, *slots) as f64 * mean).round() as u64;
+                Predicted { slots: most.min(slots + 2), cost }
+            }
+        }
+    }
+
+    /// The costs between the states that are kept through the first pass.
+    fn segments<'c>(&self, costs: &'c [u64]) -> Vec<&'c [u64]> {
+        let most = costs.len().saturating_sub(1);
+        match self {
+            Self::Selective => {
+                let dear = costs.iter().copied().max().unwrap_or(0);
+                // Behind the last layer nothing is left to keep.
+                let (before, last) = costs.split_at(most);
+                let mut parts: Vec<&[u64]> = before.split_inclusive(|cost| *cost == dear).collect();
+                match parts.last() {
+                    Some(part) if part.last() != Some(&dear) => {
+                        let from = before.len() - part.len();
+                        parts.pop();
+                        parts.push(&costs[from..]);
+                    }
+                    _ => parts.push(last),
+                }
+                parts
+            }
+            _ => costs.chunks(((costs.len() as f64).sqrt().ceil() as usize).max(1)).collect(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Builder {
     schedule: Schedule,

@@ -1,0 +1,121 @@
+//! loss: CUDA variants of this vertical. All three operations are one kernel, told apart by what is asked of it.
+
+use touchstone_reference::{Case, DType, Tensors, loss::Params};
+
+use crate::{
+    plan::{Arg, Plan, blocks, kind_of},
+    variant::{Unsupported, Variant},
+};
+
+macro_rules! ladder {
+    ($($op:literal),*) => {
+        &[$(
+            Variant {
+                op: $op,
+                name: "naive",
+                idea: "a block a row, three passes over it: maximum, sum, result",
+                deterministic: true,
+                plan: naive,
+            },
+            Variant {
+                op: $op,
+                name: "online",
+                idea: "maximum and sum in one pass, 16 bytes at a time",
+                deterministic: true,
+                plan: online,
+            },
+            Variant {
+                op: $op,
+                name: "resident",
+                idea: "a row stays on chip until its result is written, while the next one comes in",
+                deterministic: true,
+                plan: resident,
+            },
+        )*]
+    };
+}
+
+/// The variants of this vertical, in ladder order.
+pub static VARIANTS: &[Variant] =
+    ladder!("loss.softmax", "loss.cross_entropy", "loss.cross_entropy_gradient");
+
+/// Bytes of the words that rows are read in.
+const WORD: usize = 16;
+
+/// A plan before its launch.
+struct Start {
+    p: Params,
+    plan: Plan,
+    logits: Arg,
+    result: Arg,
+    /// What every kernel takes last: targets, weights, loss, rows, vocab.
+    job: Vec<Arg>,
+}
+
+impl Start {
+    fn new(case: &Case, inputs: &Tensors) -> Result<Self, Unsupported> {
+        let p: Params = case.params()?;
+        let mut plan = Plan::new();
+        let logits = plan.input(inputs, "logits").into();
+        let mut given = |name| inputs.get(name).map(|_| plan.input(inputs, name));
+        let (targets, weights) = (given("targets"), given("d_loss"));
+        let loss = targets.map(|_| plan.output("loss", DType::F32, &[p.rows]));
+        let result = match (targets, weights) {
+            (None, _) => Some("probabilities"),
+            (_, Some(_)) => Some("d_logits"),
+            _ => None,
+        };
+        let result = result.map(|name| plan.output(name, p.dtype, &[p.rows, p.vocab])).into();
+        let sizes = [p.rows, p.vocab].map(Arg::from);
+        let job = [&[targets.into(), weights.into(), loss.into()][..], &sizes].concat();
+        Ok(Self { p, plan, logits, result, job })
+    }
+
+    /// Words of a row.
+    fn words(&self) -> Result<usize, Unsupported> {
+        let bytes = self.p.vocab * self.p.dtype.bytes();
+        match bytes.is_multiple_of(WORD) {
+            true => Ok(bytes / WORD),
+            false => Err(Unsupported(format!("rows of {bytes} bytes are not whole words of 16"))),
+        }
+    }
+}
+
+fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let mut start = Start::new(case, inputs)?;
+    let kind = [Arg::I32(kind_of(start.p.dtype))];
+    let args = [&[start.logits, start.result][..], &start.job, &kind].concat();
+    let grid = blocks(start.p.rows)?;
+    start.plan.launch("loss_naive", "loss_rows", grid, [256, 1, 1], 0, &args);
+    Ok(start.plan)
+}
+
+fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let mut start = Start::new(case, inputs)?;
+    start.words()?;
+    let args = [&[start.logits, start.result][..], &start.job].concat();
+    let (grid, symbol) = (blocks(start.p.rows)?, format!("online_{}", start.p.dtype.name()));
+    start.plan.launch("loss_online", symbol, grid, [512, 1, 1], 0, &args);
+    Ok(start.plan)
+}
+
+fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Threads of a block, and words that each holds in registers, as in the kernel.
+    const THREADS: usize = 1024;
+    const HELD: usize = 2;
+    /// Words in shared memory: 224 KiB, beside which a block's sums find room.
+    const MOST_KEPT: usize = (224 << 10) / WORD;
+    /// Blocks: a multiprocessor each of an H100; where there are fewer, some take their turn.
+    const MOST_BLOCKS: usize = 132;
+    let mut start = Start::new(case, inputs)?;
+    let words = start.words()?;
+    if words > MOST_KEPT + HELD * THREADS {
+        return Err(Unsupported(format!("{words} words of 16 bytes do not stay on chip")));
+    }
+    let kept = words.min(MOST_KEPT);
+    let args = [&[start.logits, start.result, kept.into()][..], &start.job].concat();
+    let grid = [start.p.rows.min(MOST_BLOCKS), 1, 1];
+    let symbol = format!("resident_{}", start.p.dtype.name());
+    start.plan.launch("loss_resident", symbol, grid, [THREADS, 1, 1], kept * WORD, &args);
+    Ok(start.plan)
+}
