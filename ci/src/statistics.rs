@@ -155,7 +155,7 @@ mod tests {
             let resampled = Resampled::new(&samples);
             let (mut at_once, mut one_by_one) = ([0.0; 3], [0.0; 3]);
             const DRAWS: usize = 20_000;
-            let mut note = |sums: &mut [f64; 3], median: f64| {
+            let note = |sums: &mut [f64; 3], median: f64| {
                 sums[0] += median;
                 sums[1] += median * median;
                 sums[2] += f64::from(u8::from(median < f64::from(n) * 0.3));
