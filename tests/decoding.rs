@@ -15,7 +15,7 @@ use touchstone_bench::gtest::{FALSE_ALARM, g_test};
 use touchstone_reference::{
     Algorithm, Case, Data, Draw, Expected, Tensor, Tensors,
     acceptance::{
-        chain::{self, Chain},
+        chain::Chain,
         distributions::{Draws, Relation, argmax},
     },
     decoding::{
@@ -338,12 +338,12 @@ fn agrees(values: &[f64], expected: f64) {
     assert!((mean - expected).abs() < 5.5 * (variance / n).sqrt(), "{mean} against {expected}");
 }
 
-/// A second guess helps, a guess without replacement helps more.
+/// A further guess helps, one without replacement helps more, as long as the draft has tokens left.
 #[test]
 fn more_and_distinct_guesses_are_accepted_more_often() {
     let (target, draft) = small();
     let rate = |count, drafts| law::acceptance_rate(&target[0], &draft[0], count, drafts);
-    for count in 1..4 {
+    for count in 1..3 {
         assert!(rate(count + 1, Drafts::Independent) > rate(count, Drafts::Independent));
         assert!(rate(count + 1, Drafts::Distinct) > rate(count + 1, Drafts::Independent));
     }
