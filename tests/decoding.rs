@@ -4,6 +4,8 @@
 mod cases;
 #[path = "decoding/emitted.rs"]
 mod emitted;
+#[path = "decoding/heads.rs"]
+mod heads;
 mod laws;
 
 use emitted::{Emitted, block_of, emitted, rows_alone, scaled, tree_of};

@@ -27,3 +27,10 @@ __device__ __forceinline__ float warp_max(float x) {
     for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
     return x;
 }
+
+// A flag that the compiler takes to be new at every use: it would otherwise write a loop once for each of its values.
+__device__ __forceinline__ bool fresh(bool flag) {
+    u32 value = flag;
+    asm volatile("mov.u32 %0, %0;" : "+r"(value));
+    return value != 0;
+}

@@ -5,13 +5,6 @@
 
 typedef unsigned short u16;
 
-// A flag that the compiler takes to be new at every use: it would otherwise write a loop once for each of its values.
-__device__ __forceinline__ bool fresh(bool flag) {
-    u32 value = flag;
-    asm volatile("mov.u32 %0, %0;" : "+r"(value));
-    return value != 0;
-}
-
 __device__ __forceinline__ float widened(u16 bits, bool bf16) {
     const float from_f16 = __half2float(__ushort_as_half(bits));
     return fresh(bf16) ? __uint_as_float((u32)bits << 16) : from_f16;

@@ -1,9 +1,14 @@
 //! CUDA variants of decoding several tokens a step.
 
 mod block;
+mod medusa;
+mod mtp;
+mod tiled;
 mod tree;
+mod tree_attention;
 mod typical;
 
+use self::tiled::Tiled;
 use crate::variant::Variant;
 
 /// The variants of this vertical, in ladder order.
@@ -50,4 +55,63 @@ pub static VARIANTS: &[Variant] = &[
         deterministic: true,
         plan: block::split,
     },
+    Variant {
+        op: "decoding.medusa",
+        name: "naive",
+        idea: "a thread an output",
+        deterministic: true,
+        plan: medusa::naive,
+    },
+    Variant {
+        op: "decoding.medusa",
+        name: "tiled",
+        idea: "f32 tiles in shared memory, the residual block done on the sums",
+        deterministic: true,
+        plan: medusa::tiles,
+    },
+    Variant {
+        op: "decoding.medusa",
+        name: "tensor_core",
+        idea: "the weights streamed once past tensor cores, all heads in a launch, the residual block done on the sums",
+        deterministic: true,
+        plan: medusa::tensor_core,
+    },
+    Variant {
+        op: "decoding.mtp",
+        name: "naive",
+        idea: "every step by itself, a thread an output",
+        deterministic: true,
+        plan: mtp::naive,
+    },
+    Variant {
+        op: "decoding.mtp",
+        name: "fused",
+        idea: "tiled products that add the residual, and a loss without logits in memory",
+        deterministic: true,
+        plan: mtp::fused,
+    },
+    Variant {
+        op: "decoding.tree_attention",
+        name: "naive",
+        idea: "a block a query, which asks the parents what it sees",
+        deterministic: true,
+        plan: tree_attention::naive,
+    },
+    Variant {
+        op: "decoding.tree_attention",
+        name: "tiled",
+        idea: "f32 tiles in shared memory, the cache split over blocks, the tree's mask as bits",
+        deterministic: true,
+        plan: tree_attention::tiled,
+    },
+    Variant {
+        op: "decoding.tree_attention",
+        name: "tensor_core",
+        idea: "the nodes' rows as one product, the cache split over blocks, the tree's mask as bits",
+        deterministic: true,
+        plan: tree_attention::tensor_core,
+    },
 ];
+
+/// Threads of a block where a kernel gives every output element one thread.
+const THREADS: usize = 128;

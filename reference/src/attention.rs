@@ -185,10 +185,21 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    fn new(tensor: &Tensor, width: usize, offsets: impl Iterator<Item = usize>) -> Self {
-        let mut values = Vec::new();
+    pub(crate) fn new(
+        tensor: &Tensor,
+        width: usize,
+        offsets: impl Iterator<Item = usize>,
+    ) -> Self {
+        let mut rows = Self { values: Vec::new(), width };
+        rows.append(tensor, offsets);
+        rows
+    }
+
+    /// Adds rows of a tensor.
+    pub(crate) fn append(&mut self, tensor: &Tensor, offsets: impl Iterator<Item = usize>) {
+        let values = &mut self.values;
         for start in offsets {
-            let range = start..start + width;
+            let range = start..start + self.width;
             match tensor.data() {
                 Data::F32(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
                 Data::F16(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
@@ -196,10 +207,14 @@ impl Rows {
                 _ => panic!("attention reads f32, f16 and bf16"),
             }
         }
-        Self { values, width }
     }
 
-    fn row(&self, i: usize) -> &[f64] {
+    /// Keeps the first rows.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.values.truncate(rows * self.width);
+    }
+
+    pub(crate) fn row(&self, i: usize) -> &[f64] {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 }
@@ -222,7 +237,7 @@ const U: f64 = DType::F32.unit_roundoff();
 /// In whatever order it is summed, at most n; as their signs are as good as random, beyond 8·√n only with
 /// probability 2·exp(−8²/2) ≈ 10⁻¹⁴ (Higham & Mary 2019, theorem 2.4). Products of 16-bit numbers may go
 /// through tensor cores, which truncate (Fasi et al. 2021): 2u in one direction for every 8 terms.
-fn chain(n: usize, dtype: DType) -> f64 {
+pub(crate) fn chain(n: usize, dtype: DType) -> f64 {
     let n = n as f64;
     let rounded = n.min(8.0 * n.sqrt());
     if dtype == DType::F32 { rounded } else { rounded + n / 4.0 }
@@ -240,10 +255,10 @@ fn probability_tiny(dtype: DType) -> f64 {
 
 /// What one query gives, with absolute error bounds (storage rounding not included).
 pub(crate) struct Attended {
-    o: Vec<f64>,
-    o_error: Vec<f64>,
-    lse: f64,
-    lse_error: f64,
+    pub(crate) o: Vec<f64>,
+    pub(crate) o_error: Vec<f64>,
+    pub(crate) lse: f64,
+    pub(crate) lse_error: f64,
 }
 
 /// One query against the visible rows of `k` and `v`.
@@ -254,7 +269,13 @@ pub(crate) struct Attended {
 /// of probabilities to 16 bits, and the two sums (numerator and denominator, where the online softmax
 /// multiplies by a rescaling factor at most once a term: twice the roundings) and the division.
 /// The log-sum-exp moves by at most `ln Σ P_j e^δ_j`, which is at most the largest δ_j.
-fn attend(problem: &Problem, q: &[f64], k: &Rows, v: &Rows, visible: Range<usize>) -> Attended {
+pub(crate) fn attend(
+    problem: &Problem,
+    q: &[f64],
+    k: &Rows,
+    v: &Rows,
+    visible: Range<usize>,
+) -> Attended {
     let (dim, dtype, n) = (problem.head_dim, problem.dtype, visible.len());
     if n == 0 {
         let zero = vec![0.0; dim];
@@ -312,7 +333,7 @@ const BUDGET: usize = 1 << 26;
 
 /// The rows that a reference computes of `groups` groups of `rows` rows: all, or a fixed sample of whole
 /// rows of some groups, always with the first and the last, when a row takes too many multiply-adds.
-fn sample(groups: usize, rows: usize, cost: usize) -> Vec<(usize, Vec<usize>)> {
+pub(crate) fn sample(groups: usize, rows: usize, cost: usize) -> Vec<(usize, Vec<usize>)> {
     let mut draw = Draw::new(0x7a11);
     let cost = cost.max(1);
     if groups.saturating_mul(rows).saturating_mul(cost) <= BUDGET {
@@ -333,16 +354,16 @@ fn sample(groups: usize, rows: usize, cost: usize) -> Vec<(usize, Vec<usize>)> {
 
 /// Values of an output with their absolute errors, at the row-major offsets where they are known.
 #[derive(Default)]
-struct Known(Vec<(usize, f64, f64)>);
+pub(crate) struct Known(Vec<(usize, f64, f64)>);
 
 impl Known {
-    fn row(&mut self, offset: usize, values: &[f64], errors: &[f64]) {
+    pub(crate) fn row(&mut self, offset: usize, values: &[f64], errors: &[f64]) {
         let pairs = values.iter().zip(errors).enumerate();
         self.0.extend(pairs.map(|(d, (&value, &error))| (offset + d, value, error)));
     }
 
     /// The output; an infinite value has the bound 0: only the same infinity will do.
-    fn expected(mut self, shape: &[usize], storage: DType) -> Expected {
+    pub(crate) fn expected(mut self, shape: &[usize], storage: DType) -> Expected {
         self.0.sort_unstable_by_key(|known| known.0);
         let tolerance = Tolerance { relative: 1.0, storage };
         let bound = |&(_, value, error): &(usize, f64, f64)| {
@@ -360,7 +381,7 @@ impl Known {
 }
 
 /// Lengths of the batch elements, at most `seq`.
-fn draw_lengths(lengths: Lengths, batch: usize, seq: usize, draw: &mut Draw) -> Tensor {
+pub(crate) fn draw_lengths(lengths: Lengths, batch: usize, seq: usize, draw: &mut Draw) -> Tensor {
     let mut b = 0;
     draw.integers(DType::I32, &[batch], |draw| {
         b += 1;

@@ -6,11 +6,16 @@
 use crate::algorithm::Operation;
 
 pub mod block;
+pub mod candidates;
 pub mod law;
+pub mod medusa;
+pub mod mtp;
 pub(crate) mod outcome;
 pub(crate) mod residual;
+mod rounding;
 pub mod topology;
 pub mod tree;
+pub mod tree_attention;
 pub mod typical;
 
 /// The operations of this vertical.
@@ -18,4 +23,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::of::<tree::Tree>(),
     Operation::of::<typical::Typical>(),
     Operation::of::<block::Block>(),
+    Operation::of::<medusa::Medusa>(),
+    Operation::of::<mtp::Mtp>(),
+    Operation::of::<tree_attention::TreeAttention>(),
 ];

@@ -2,16 +2,18 @@
 
 use proptest::{prelude::*, sample::select};
 use touchstone_reference::{
-    Case,
+    Case, DType,
     acceptance::{
         chain::Lengths,
         distributions::{Draws, Mass, Relation},
     },
+    attention,
     decoding::{
-        block,
+        block, medusa,
+        mtp::{self, Scheme},
         topology::Shape,
         tree::{self, Drafts},
-        typical,
+        tree_attention, typical,
     },
 };
 
@@ -21,6 +23,9 @@ pub fn strategies() -> Vec<(&'static str, BoxedStrategy<Case>)> {
         ("decoding.tree", tree().boxed()),
         ("decoding.typical", typical().boxed()),
         ("decoding.block", block().boxed()),
+        ("decoding.medusa", medusa().boxed()),
+        ("decoding.mtp", mtp().boxed()),
+        ("decoding.tree_attention", tree_attention().boxed()),
     ]
 }
 
@@ -88,6 +93,84 @@ fn typical() -> impl Strategy<Value = Case> {
                 draws,
             };
             Case::new("decoding.typical", &params, seed)
+        },
+    )
+}
+
+/// Sizes of hidden states: any few, whole 16-byte words, and about the depth of a tile.
+fn hidden() -> impl Strategy<Value = usize> {
+    prop_oneof![2 => 1usize..20, 3 => (1usize..12).prop_map(|n| 8 * n), 1 => 126usize..131]
+}
+
+fn medusa() -> impl Strategy<Value = Case> {
+    let vocab = prop_oneof![3 => 1usize..40, 2 => 120usize..140, 1 => 510usize..515];
+    let tokens = prop_oneof![4 => 0usize..10, 1 => 63usize..67, 1 => 127usize..131];
+    let dtype = select(vec![DType::F32, DType::Bf16]);
+    (tokens, hidden(), vocab, 1usize..4, 0usize..12, dtype, 0u64..1000).prop_map(
+        |(tokens, hidden, vocab, heads, top_k, dtype, seed)| {
+            let top_k = top_k.min(vocab);
+            let params = medusa::Params { tokens, hidden, vocab, heads, top_k, dtype };
+            Case::new("decoding.medusa", &params, seed)
+        },
+    )
+}
+
+fn mtp() -> impl Strategy<Value = Case> {
+    let scheme = select(vec![Scheme::Parallel, Scheme::Sequential]);
+    let lengths = prop_oneof![4 => 1usize..12, 1 => 30usize..36];
+    let heads = (1usize..4, prop_oneof![2 => 1usize..9, 1 => Just(16usize)]);
+    let wide = (1usize..40, prop_oneof![3 => 2usize..50, 1 => 125usize..140]);
+    (scheme, 1usize..3, lengths, heads, wide, 1usize..3, 0u64..1000).prop_map(
+        |(scheme, batch, seq_len, (heads, dim), (ffn, vocab), depth, seed)| {
+            let params = mtp::Params {
+                scheme,
+                batch,
+                seq_len,
+                hidden: heads * dim,
+                heads,
+                ffn,
+                vocab,
+                depth,
+                lambda: 0.3,
+                dtype: DType::F32,
+            };
+            Case::new("decoding.mtp", &params, seed)
+        },
+    )
+}
+
+fn tree_attention() -> impl Strategy<Value = Case> {
+    let trees = select(vec![
+        tree_attention::Shape::Chain,
+        tree_attention::Shape::Star,
+        tree_attention::Shape::Random,
+        tree_attention::Shape::Medusa,
+    ]);
+    let nodes = prop_oneof![4 => 0usize..20, 2 => 62usize..67, 1 => 126usize..131];
+    let keys = prop_oneof![3 => 0usize..70, 1 => 126usize..131, 1 => 200usize..500];
+    let heads = (1usize..3, select(vec![1usize, 2, 4, 5]));
+    let dim = prop_oneof![3 => select(vec![32usize, 64, 128]), 1 => (1usize..17).prop_map(|n| 8 * n), 1 => 1usize..80];
+    let kind = (
+        select(vec![attention::Lengths::Full, attention::Lengths::Ragged]),
+        select(vec![1.0, 1.0, 0.01, 4.0]),
+    );
+    let dtype = select(vec![DType::F32, DType::F16, DType::Bf16]);
+    ((0usize..3, nodes, keys), heads, dim, trees, kind, dtype, 0u64..1000).prop_map(
+        |((batch, nodes, seq_k), (kv, group), head_dim, tree, (lengths, sd), dtype, seed)| {
+            let params = tree_attention::Params {
+                batch,
+                nodes,
+                seq_k,
+                heads_q: kv * group,
+                heads_kv: kv,
+                head_dim,
+                tree,
+                lengths,
+                scale: None,
+                sd,
+                dtype,
+            };
+            Case::new("decoding.tree_attention", &params, seed)
         },
     )
 }
