@@ -118,8 +118,9 @@ fn medusa() -> impl Strategy<Value = Case> {
 fn mtp() -> impl Strategy<Value = Case> {
     let scheme = select(vec![Scheme::Parallel, Scheme::Sequential]);
     let lengths = prop_oneof![4 => 1usize..12, 1 => 30usize..36];
-    let heads = (1usize..4, prop_oneof![2 => 1usize..9, 1 => Just(16usize)]);
-    let wide = (1usize..40, prop_oneof![3 => 2usize..50, 1 => 125usize..140]);
+    let heads = (1usize..4, prop_oneof![1 => 1usize..9, 2 => select(vec![4usize, 8, 16])]);
+    let ffn = prop_oneof![1 => 1usize..40, 2 => (1usize..10).prop_map(|n| 4 * n)];
+    let wide = (ffn, prop_oneof![3 => 2usize..50, 1 => 125usize..140]);
     (scheme, 1usize..3, lengths, heads, wide, 1usize..3, 0u64..1000).prop_map(
         |(scheme, batch, seq_len, (heads, dim), (ffn, vocab), depth, seed)| {
             let params = mtp::Params {
@@ -140,7 +141,12 @@ fn mtp() -> impl Strategy<Value = Case> {
 }
 
 fn tree_attention() -> impl Strategy<Value = Case> {
-    let trees = select(vec![tree_attention::Shape::Chain, tree_attention::Shape::Star, tree_attention::Shape::Random, tree_attention::Shape::Medusa]);
+    let trees = select(vec![
+        tree_attention::Shape::Chain,
+        tree_attention::Shape::Star,
+        tree_attention::Shape::Random,
+        tree_attention::Shape::Medusa,
+    ]);
     let nodes = prop_oneof![4 => 0usize..20, 2 => 62usize..67, 1 => 126usize..131];
     let keys = prop_oneof![3 => 0usize..70, 1 => 126usize..131, 1 => 200usize..500];
     let heads = (1usize..3, select(vec![1usize, 2, 4, 5]));

@@ -8,7 +8,7 @@ use touchstone_reference::{
         candidates::line,
         medusa::Medusa,
         mtp::{Mtp, Scheme},
-        tree_attention::{Shape, TreeAttention},
+        tree_attention::{self, Shape, TreeAttention},
     },
 };
 
@@ -40,11 +40,17 @@ fn with_values(inputs: &Tensors, name: &str, values: &[f64]) -> Tensors {
     inputs.clone().with(name, Tensor::from_real(tensor.dtype(), tensor.shape(), values))
 }
 
+/// Whether the reference computes all rows, so that outputs can be compared as a whole.
+fn is_whole(p: &tree_attention::Params) -> bool {
+    let rows = p.batch * p.heads_q * p.nodes;
+    rows * (p.seq_k + p.nodes) * p.head_dim <= 1 << 26
+}
+
 fn values(outputs: &Outputs, name: &str) -> Vec<f64> {
     outputs.output(name).values()
 }
 
-/// One more node than its parent sees, and which of a tree's nodes come before a node in another order.
+/// The nodes of a tree in another order, in which parents still come first.
 fn shuffled(parents: &[i64], seed: &[Index]) -> Vec<usize> {
     let (mut order, mut left): (Vec<usize>, Vec<usize>) = (vec![], (0..parents.len()).collect());
     for pick in seed.iter().cycle().take(parents.len()) {
@@ -64,6 +70,7 @@ proptest! {
     #[test]
     fn a_chain_is_causal_attention(case in of("decoding.tree_attention")) {
         let (mut p, _) = drawn::<TreeAttention>(&case);
+        prop_assume!(is_whole(&p));
         p.tree = Shape::Chain;
         p.lengths = touchstone_reference::attention::Lengths::Full;
         let case = Case::new(case.op(), &p, case.seed());
@@ -104,6 +111,7 @@ proptest! {
         case in of("decoding.tree_attention"), seed in prop::collection::vec(any::<Index>(), 8)
     ) {
         let (p, inputs) = drawn::<TreeAttention>(&case);
+        prop_assume!(is_whole(&p));
         let parents = inputs.tensor("parents").to_i64();
         let mut from = Vec::new();
         let mut renamed = Vec::new();
@@ -133,7 +141,7 @@ proptest! {
         case in of("decoding.tree_attention"), pick in any::<Index>()
     ) {
         let (p, inputs) = drawn::<TreeAttention>(&case);
-        prop_assume!(p.batch > 0 && p.nodes > 0);
+        prop_assume!(p.batch > 0 && p.nodes > 0 && is_whole(&p));
         let node = pick.index(p.nodes);
         let path = line(&inputs.tensor("parents").to_i64()[..p.nodes], node as i64);
         let width = p.heads_kv * p.head_dim;
@@ -228,22 +236,23 @@ proptest! {
         prop_assert_eq!(a[half..] == b[half..], p.scheme == Scheme::Parallel);
     }
 
-    /// A bound that a loss of ln 2 would hide in proves nothing.
+    /// Losses differ by some units from place to place: wider bounds would prove nothing. A state of few values may be
+    /// near zero, where its norm's gain is large.
     #[test]
     fn bounds_of_losses_stay_small(case in of("decoding.mtp")) {
         let (p, inputs) = drawn::<Mtp>(&case);
+        prop_assume!(p.hidden >= 16);
         let outputs = Mtp::reference(&p, &inputs);
         let Expected::Real(losses) = outputs.output("losses") else { unreachable!() };
         let worst = losses.bound.iter().copied().fold(0.0, f64::max);
-        let allowed = if p.sequential() && p.depth == 2 { 0.2 } else { 0.02 };
+        let allowed = if p.scheme == Scheme::Sequential && p.depth == 2 { 0.2 } else { 0.02 };
         prop_assert!(worst < allowed, "{worst}");
     }
 }
 
 #[test]
-fn a_star_of_one_token_each_is_what_decode_gives() {
+fn a_tree_of_one_node_is_what_decode_gives() {
     use touchstone_reference::attention::decode::{Decode, Params};
-    // Every node alone behind the cache: as many sequences of one query more.
     let text = "decoding.tree_attention:batch=1,nodes=1,seq_k=9,heads_q=4,heads_kv=2,head_dim=8,tree=chain,dtype=f32,seed=3";
     let case: Case = text.parse().unwrap();
     let (p, inputs) = drawn::<TreeAttention>(&case);

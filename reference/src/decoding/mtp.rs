@@ -113,7 +113,8 @@ impl Params {
     }
 
     /// Weights by name with their shapes and standard deviations; gains have none. The branches are weaker than the
-    /// states they are added to, as in a trained net, or errors would grow by their gain from depth to depth.
+    /// states they are added to, as when a net begins to be trained: bounds grow with their gains from step to step, and
+    /// at twice that size those of a second module in a row would be wider than the losses differ.
     fn weights(&self) -> Vec<(&'static str, Vec<usize>, Option<f64>)> {
         let (d, depth) = (self.hidden, self.depth);
         let sd = |columns: usize, factor: f64| Some(factor / (columns as f64).sqrt());
@@ -127,10 +128,10 @@ impl Params {
         all.push(("norm_a", vec![depth, d], None));
         all.push(("norm_m", vec![depth, d], None));
         for name in ["wq", "wk", "wv", "wo"] {
-            all.push((name, vec![depth, d, d], sd(d, 0.5)));
+            all.push((name, vec![depth, d, d], sd(d, 0.25)));
         }
-        all.push(("up", vec![depth, 2 * self.ffn, d], sd(d, 0.5)));
-        all.push(("down", vec![depth, d, self.ffn], sd(self.ffn, 0.5)));
+        all.push(("up", vec![depth, 2 * self.ffn, d], sd(d, 0.25)));
+        all.push(("down", vec![depth, d, self.ffn], sd(self.ffn, 0.25)));
         all.push(("lm", vec![self.vocab, d], sd(d, 1.0)));
         all
     }
