@@ -164,7 +164,7 @@ template <int KEYS> __device__ __forceinline__ void round_off(u32 (&p)[KEYS / 16
 
 // Rows of V from `end` on do not exist: what lies there may be no number, which a probability of zero does not cancel.
 template <typename S> __device__ __forceinline__ void clear_behind(u32 v_tile, int end, int thread) {
-    for (int at = thread; at < (S::KEYS - end) * (S::DIM / 8); at += 128) {
+    for (int at = thread; at < (S::KEYS - end) * (S::DIM / 8); at += 128 * S::GROUPS) {
         const int row = end + at / 8 % (S::KEYS - end), wide = at / 8 / (S::KEYS - end);
         const u32 to = v_tile + wide * (S::KEYS * ROW) + row * ROW + at % 8 * 16;
         asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
@@ -264,9 +264,9 @@ __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Si
             // Only the last tile of keys, the first to come, may reach behind those that exist.
             if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
                 barrier_wait(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-                clear_behind<S>(shared + S::V + tile % STAGES * S::TILE, work.keys - j * KEYS, threadIdx.x % 128);
+                clear_behind<S>(shared + S::V + tile % STAGES * S::TILE, work.keys - j * KEYS, threadIdx.x - 128);
                 order_for_engines();
-                named_sync(5 + group, 128);
+                named_sync(3, 128 * S::GROUPS);
             }
 #pragma unroll 1
             for (; --j >= work.first; ++tile) {

@@ -267,8 +267,7 @@ pub const fn brev(ty: Type, a: u64) -> u64 {
     a.reverse_bits() >> (64 - width(ty))
 }
 
-/// A position or length of a bit field. Beyond 255, which PTX leaves open, the 32-bit instructions of an H200 read
-/// the low 8 bits, and those of 64 bits take it for as large as it is.
+/// A position or length of a field. Beyond 255 (PTX leaves it open) an H200 takes the low 8 bits, of 64-bit fields all.
 const fn field(ty: Type, value: u64) -> u32 {
     let value = value as u32;
     if width(ty) < 64 || value < 0x100 { value & 0xff } else { 0xff }
