@@ -35,7 +35,9 @@ import line_table
 
 HERE = pathlib.Path(__file__).resolve().parent
 KERNELS, PTX, LINES, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "lines", HERE / "resources.json"
-BUDGET_BYTES = 4 * 1024 * 1024
+# Text that everybody clones and every binary holds: 4 MiB for the five verticals of the beginning, which keep to it, and
+# 1 MiB for the six that came after.
+BUDGET_BYTES = 5 * 1024 * 1024
 LINES_BUDGET_BYTES = 256 * 1024
 ATTEMPTS = 12
 FIXED_LAYOUT = "TOUCHSTONE_FIXED_LAYOUT"

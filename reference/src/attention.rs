@@ -185,11 +185,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn new(
-        tensor: &Tensor,
-        width: usize,
-        offsets: impl Iterator<Item = usize>,
-    ) -> Self {
+    pub(crate) fn new(tensor: &Tensor, width: usize, offsets: impl Iterator<Item = usize>) -> Self {
         let mut rows = Self { values: Vec::new(), width };
         rows.append(tensor, offsets);
         rows

@@ -12,12 +12,7 @@ use touchstone_bench::{
     record::{self, Executor, Outcome},
     verify,
 };
-use touchstone_cuda::{
-    Simulator, Variant,
-    gpu::Poison,
-    simulator::{NotSimulated, TooLong},
-    variants,
-};
+use touchstone_cuda::{Simulator, Variant, gpu::Poison, simulator::TooLong, variants};
 use touchstone_reference::{Case, Tensor, Tensors};
 
 use super::{Source, file, recording, table, variant_of};
@@ -141,11 +136,7 @@ fn simulate(
     variant: &Variant,
 ) -> Result<Option<(Agreement, Tensors)>, String> {
     let Ok(plan) = verify::plan(variant, problem) else { return Ok(None) };
-    let prepared = match simulator.prepare(&plan) {
-        Ok(prepared) => prepared,
-        Err(error) if error.is::<NotSimulated>() => return Ok(None),
-        Err(error) => return Err(format!("{error:#}")),
-    };
+    let prepared = simulator.prepare(&plan).map_err(|error| format!("{error:#}"))?;
     prepared.poison(Poison::Nan);
     match prepared.run_watched(&mut ()) {
         Err(error) if error.is::<TooLong>() => return Ok(None),
