@@ -158,7 +158,7 @@ fn draw(records: &[Record], rounds: &[u32], rng: &mut ChaCha8Rng) -> Vec<Record>
     chosen.truncate(ROUNDS);
     // In even rounds A came first; of those chosen, the first half is to be so.
     let swapped: Vec<bool> = (0..chosen.len())
-        .map(|index| (index < chosen.len() / 2) != (chosen[index] % 2 == 0))
+        .map(|index| (index < chosen.len() / 2) != chosen[index].is_multiple_of(2))
         .collect();
     let take = |record: &Record| -> Option<Record> {
         let mut record = record.clone();

@@ -25,6 +25,9 @@ pub enum Over {
     Results,
 }
 
+/// Result words of input words.
+pub type Expectation = Box<dyn Fn(&[u32]) -> Vec<u32> + Send>;
+
 /// One block. Its kernel takes the map if there is one, pointers to the inputs and to the launch's results (of
 /// which every byte is 0xff before), and the numbers.
 pub struct Launch {
@@ -32,7 +35,7 @@ pub struct Launch {
     pub map: Option<(TensorMap, Over)>,
     pub numbers: Vec<u32>,
     /// What the results are, of the inputs.
-    pub expected: Box<dyn Fn(&[u32]) -> Vec<u32> + Send>,
+    pub expected: Expectation,
 }
 
 /// Launches that share inputs and a PTX file.

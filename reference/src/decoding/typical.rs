@@ -248,8 +248,8 @@ impl Row<'_> {
     /// Which nodes are accepted.
     fn accepted(&self, leads: &[Lead]) -> Vec<bool> {
         let mut accepted = vec![true];
-        for node in 1..leads.len() {
-            let typical = leads[node].is_some_and(|(lead, _)| lead > 0.0);
+        for (node, lead) in leads.iter().enumerate().skip(1) {
+            let typical = lead.is_some_and(|(lead, _)| lead > 0.0);
             let parent = usize::try_from(self.parents[node]);
             accepted.push(typical && parent.is_ok_and(|parent| accepted[parent]));
         }

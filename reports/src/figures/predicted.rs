@@ -28,8 +28,8 @@ pub fn predicted(rows: &[&Row<'_>], slots: &Slots<'_>, place: &str) -> anyhow::R
         .series
         .iter()
         .map(|(variant, points)| {
-            let point = |(x, row): &(f64, _)| Some(Point { x: *x, row: *row, predicted: of(row)? });
-            (*variant, points.iter().filter_map(point).collect())
+            let point = |(x, row)| Some(Point { x, row, predicted: of(row)? });
+            (*variant, points.iter().copied().filter_map(point).collect())
         })
         .collect();
     Ok(vec![memory(&sweep, &series, slots, place)?, time(&sweep, &series, slots, place)?])
