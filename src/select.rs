@@ -208,11 +208,16 @@ impl Selection {
         };
         let chosen = match filter.split_once('/') {
             Some((op, name)) => those(&|w| is_whole(w, op) && w.name.contains(name)),
-            // `attention` is the algorithm: not also a workload of another one that is held against it.
-            None => match those(&|w| w.op.contains(filter.as_str())) {
-                none if none.is_empty() => those(&|w| w.name.contains(filter.as_str())),
-                of_operation => of_operation,
-            },
+            // `attention` is the algorithm: not also an operation of another one that is called so, nor a workload that
+            // is held against it.
+            None => {
+                let named: [&dyn Fn(&Workload) -> bool; 3] = [
+                    &|w| w.op.split('.').next() == Some(filter),
+                    &|w| w.op.contains(filter.as_str()),
+                    &|w| w.name.contains(filter.as_str()),
+                ];
+                named.into_iter().map(those).find(|chosen| !chosen.is_empty()).unwrap_or_default()
+            }
         };
         ensure!(
             !chosen.is_empty(),

@@ -47,10 +47,10 @@ mod cases {
 const CASES: u32 = 48;
 
 /// The same where there is only the simulator.
-const SIMULATED_CASES: u32 = 16;
+const SIMULATED_CASES: u32 = 6;
 
-/// Warp instructions of one run beyond which a case is not simulated: about half a second.
-const SIMULATED_INSTRUCTIONS: u64 = 4_000_000;
+/// Warp instructions of one run beyond which a case is not simulated: about a tenth of a second.
+const SIMULATED_INSTRUCTIONS: u64 = 600_000;
 
 /// Device memory of a plan beyond which a case is not simulated.
 const SIMULATED_BYTES: usize = 32 << 20;

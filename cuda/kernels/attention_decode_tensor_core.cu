@@ -212,7 +212,7 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
     __syncthreads();
     if (threadIdx.x == 0) {
         shared.last = atomicAdd(&counters[place], 1) == n.splits - 1;
-        if (shared.last) counters[place] = 0;
+        if (shared.last) atomicExch(&counters[place], 0);  // a plain store would race with the counts before it
     }
     __syncthreads();
     if (!shared.last) return;

@@ -89,6 +89,9 @@ impl Head {
 
     /// ‖M_t‖ by power iteration with M_t·M_tᵀ, which falls short of it by less than the 1 % added.
     fn norm(&self, t: usize) -> f64 {
+        if self.width == 0 {
+            return 0.0;
+        }
         let (w, a, b) = (self.at(&self.w, t), self.at(&self.a, t), self.at(&self.b, t));
         let mut x: Vec<f64> = (0..self.width).map(|i| 1.0 + 0.1 * (i as f64).sin()).collect();
         let mut size = 0.0;
