@@ -207,16 +207,17 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
     }
     if (alone) return;
 
-    // The block that counts last finds all splits written.
-    __threadfence();
+    // The block that counts last finds all splits written: the fences of the thread that counts stand for its block's
+    // threads, which the barriers order before and after it.
     __syncthreads();
     if (threadIdx.x == 0) {
+        __threadfence();
         shared.last = atomicAdd(&counters[place], 1) == n.splits - 1;
-        if (shared.last) atomicExch(&counters[place], 0);  // a plain store would race with the counts before it
+        __threadfence();
+        if (shared.last) atomicExch(&counters[place], 0);
     }
     __syncthreads();
     if (!shared.last) return;
-    __threadfence();
     const i64 rows = (i64)n.batch * n.heads_q;
 #pragma unroll 1
     for (int at = threadIdx.x * 4; at < heads * n.dim; at += WARPS * 32 * 4) {
