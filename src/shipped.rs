@@ -12,7 +12,9 @@ static BASELINES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/ci/baselines"
 /// Names the file and line of a malformed record.
 pub fn records() -> anyhow::Result<Vec<Record>> {
     let mut all = Vec::new();
-    for file in BASELINES.dirs().flat_map(Dir::files) {
+    // What the simulator counted is for the gate: edge cases, without times.
+    let measured = BASELINES.dirs().filter(|folder| !folder.path().ends_with("simulator"));
+    for file in measured.flat_map(Dir::files) {
         if file.path().extension().is_some_and(|e| e == "jsonl") {
             all.extend(record::from_lines(&file.path().display().to_string(), file.contents())?);
         }
