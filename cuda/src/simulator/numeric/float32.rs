@@ -144,7 +144,13 @@ pub fn fma(a: u32, b: u32, c: u32, modes: Modes) -> u32 {
         Rounding::Nearest => fused_nearest(product, c.into()),
         rounding => sum_in_direction(product, c.into(), rounding),
     };
-    let was_subnormal = modes.ftz && is_subnormal(sum_to_odd(product, c.into()));
+    // Subnormal is what stays so when rounded with exponents to spare, as an H200 shows.
+    let raised = sum_to_odd(product, c.into()) * 2.0_f64.powi(64);
+    let rounded = match modes.rounding {
+        Rounding::Nearest => raised as f32,
+        rounding => sum_in_direction(raised, 0.0, rounding),
+    };
+    let was_subnormal = modes.ftz && rounded != 0.0 && rounded.abs() < 2.0_f32.powi(64 - 126);
     finish_rounded(sum, was_subnormal, modes)
 }
 
