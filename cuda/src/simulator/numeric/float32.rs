@@ -33,11 +33,11 @@ pub fn finish(value: f32, modes: Modes) -> u32 {
     if value.is_nan() { NAN } else { flush(value.to_bits(), modes.ftz) }
 }
 
-/// `finish` of a result that was rounded: when it was subnormal before, `.ftz` makes it a zero, though it may have
-/// become the smallest normal number.
+/// `finish` of a result that was rounded: when it was subnormal before, which is asked with `.ftz` alone, it becomes a
+/// zero, though it may have become the smallest normal number.
 #[inline(always)]
 fn finish_rounded(value: f32, was_subnormal: bool, modes: Modes) -> u32 {
-    finish(if modes.ftz && was_subnormal { 0.0_f32.copysign(value) } else { value }, modes)
+    finish(if was_subnormal { 0.0_f32.copysign(value) } else { value }, modes)
 }
 
 #[inline(always)]
@@ -118,7 +118,8 @@ pub fn mul(a: u32, b: u32, modes: Modes) -> u32 {
         Rounding::Nearest => a * b,
         rounding => narrow(f64::from(a) * f64::from(b), rounding),
     };
-    finish_rounded(product, is_subnormal(f64::from(a) * f64::from(b)), modes)
+    let was_subnormal = modes.ftz && is_subnormal(f64::from(a) * f64::from(b));
+    finish_rounded(product, was_subnormal, modes)
 }
 
 /// `x + y` rounded to the nearest f32, where `x` is a product of two f32 and `y` an f32.
@@ -135,6 +136,17 @@ fn fused_nearest(x: f64, y: f64) -> f32 {
     sum as f32
 }
 
+/// Whether `x + y` is subnormal when rounded to an f32's digits with exponents to spare: what `.ftz` asks of an `fma`, as
+/// an H200 shows.
+fn stays_subnormal(x: f64, y: f64, rounding: Rounding) -> bool {
+    let raised = sum_to_odd(x, y) * 2.0_f64.powi(64);
+    let rounded = match rounding {
+        Rounding::Nearest => raised as f32,
+        rounding => sum_in_direction(raised, 0.0, rounding),
+    };
+    rounded.abs() < 2.0_f32.powi(64 - 126)
+}
+
 /// `fma.f32` and `mad.f32`, which is the same since sm_20.
 #[inline(always)]
 pub fn fma(a: u32, b: u32, c: u32, modes: Modes) -> u32 {
@@ -144,13 +156,7 @@ pub fn fma(a: u32, b: u32, c: u32, modes: Modes) -> u32 {
         Rounding::Nearest => fused_nearest(product, c.into()),
         rounding => sum_in_direction(product, c.into(), rounding),
     };
-    // Subnormal is what stays so when rounded with exponents to spare, as an H200 shows.
-    let raised = sum_to_odd(product, c.into()) * 2.0_f64.powi(64);
-    let rounded = match modes.rounding {
-        Rounding::Nearest => raised as f32,
-        rounding => sum_in_direction(raised, 0.0, rounding),
-    };
-    let was_subnormal = modes.ftz && rounded != 0.0 && rounded.abs() < 2.0_f32.powi(64 - 126);
+    let was_subnormal = modes.ftz && stays_subnormal(product, c.into(), modes.rounding);
     finish_rounded(sum, was_subnormal, modes)
 }
 
@@ -168,8 +174,9 @@ pub fn div(a: u32, b: u32, modes: Modes) -> u32 {
         ) as u32),
     };
     // The smallest normal number times the divisor is exact.
-    let (a, b) = (f64::from(a).abs(), f64::from(b).abs());
-    finish_rounded(quotient, a < f64::from(f32::MIN_POSITIVE) * b, modes)
+    let was_subnormal =
+        modes.ftz && f64::from(a).abs() < f64::from(f32::MIN_POSITIVE) * f64::from(b).abs();
+    finish_rounded(quotient, was_subnormal, modes)
 }
 
 /// `rcp.rn.f32` and the other directions.
