@@ -63,6 +63,9 @@ fn f<F: Float>(bits: u64) -> F {
     F::from_bits(bits.into())
 }
 
+/// An instruction of two f32 operands.
+type Binary = fn(u32, u32, Modes) -> u32;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -307,7 +310,7 @@ proptest! {
         let [x, y] = [a, b].map(|bits| f64::from(f32::from_bits(flushed(bits) as u32)));
         let least = f64::from(f32::MIN_POSITIVE);
         // What rounding raises to the smallest normal number is flushed too: exact are the sum, the product, and least * y.
-        let cases: [(fn(u32, u32, Modes) -> u32, bool); 3] = [
+        let cases: [(Binary, bool); 3] = [
             (float32::add, (x + y).abs() < least),
             (float32::mul, (x * y).abs() < least),
             (float32::div, x.abs() < least * y.abs()),
