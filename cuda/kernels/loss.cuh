@@ -1,7 +1,8 @@
 // What the kernels over a vocabulary share: the running maximum and sum of a row, and what is made of them.
 //
-// Exponentials are powers of two: e^(x - M) = 2^(x * LOG2E - base), where base is M * LOG2E as rounded; what that rounding
-// does is the same for every term, so it cancels in probabilities, and the loss is put together from base itself.
+// Exponentials are powers of two: e^(x - M) = 2^(x * LOG2E - base), where base is M * LOG2E rounded up to a whole number, so
+// that a sum is rescaled by an exact power of two. Rescaled by an approximate one at every raise and at every meeting of two
+// threads, a sum drifts to one side, and all probabilities of its row with it.
 #pragma once
 #include "any_dtype.cuh"
 
@@ -34,9 +35,12 @@ struct Running {
     // What is taken off in exponents: nothing while all logits were -inf.
     __device__ __forceinline__ float off() const { return base == minus_infinity() ? 0.f : base; }
 
+    // To a base that is enough for logits up to `most`.
+    __device__ __forceinline__ void raise_for(float most) { raise(ceilf(most * LOG2E)); }
     __device__ __forceinline__ void raise(float other) {
         if (other > base) {
-            sum *= power_of_two(base - other);
+            const float steps = base - other;
+            sum *= steps < -126.f ? 0.f : __int_as_float(((int)steps + 127) << 23);
             base = other;
         }
     }
@@ -113,7 +117,7 @@ template <typename T> struct Logits {
         float most = x[0];
 #pragma unroll
         for (int e = 1; e < N; ++e) most = fmaxf(most, x[e]);
-        all.raise(most * LOG2E);
+        all.raise_for(most);
         const float off = all.off();
         float sum = 0.f;
 #pragma unroll

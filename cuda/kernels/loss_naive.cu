@@ -22,7 +22,7 @@ extern "C" __global__ void loss_rows(const void* logits, void* result, JOB_ARGUM
     const i64 row = blockIdx.x, begin = row * vocab;
     Running all{minus_infinity(), 0.f};
 #pragma unroll 1
-    for (i64 v = threadIdx.x; v < vocab; v += blockDim.x) all.raise(load(logits, begin + v, dtype) * LOG2E);
+    for (i64 v = threadIdx.x; v < vocab; v += blockDim.x) all.raise_for(load(logits, begin + v, dtype));
     all.base = over_block(all.base, true);
 #pragma unroll 1
     for (i64 v = threadIdx.x; v < vocab; v += blockDim.x)

@@ -7,7 +7,8 @@
 //       into the kernel K and transforms it, a block a channel. `convolve` transforms two sequences of a channel at once,
 //       one as real and one as imaginary part, for K is real. Forward leaves the order of bits reversed, the product does
 //       not mind, and back starts from it: no reordering. Two stages a pass, in registers.
-// Numerics: f32; powers by repeated products; twiddles rounded from f64.
+// Numerics: f32; twiddles rounded from f64. A thread's first power of lambda is put together in f64 and rounded once: squared
+//       in f32, errors double with every squaring, and were forty times those of everything else here.
 // Limits: seq_len at most 8192: the points lie in shared memory.
 #include "ssm.cuh"
 
@@ -64,26 +65,46 @@ __device__ void back(float2* x, const float2* twiddles, int points) {
     for (int q = odd ? 2 : 1; q <= points / 4; q *= 4) two_stages<true>(x, twiddles, points, q);
     __syncthreads();
 }
-__device__ float2 power(float2 base, int exponent) {
-    float2 result = one<float2>();
+
+// Powers of some states' lambda by squaring: 1, 2, 4, ..., 1024, as many as an exponent below MOST_THREADS + 1 has bits.
+constexpr int STATES = 32, SQUARES = 11;
+
+__device__ __forceinline__ double2 times(double2 a, double2 b) {
+    return make_double2(fma(a.x, b.x, -a.y * b.y), fma(a.x, b.y, a.y * b.x));
+}
+__device__ __forceinline__ double2 widened(float2 a) { return make_double2(a.x, a.y); }
+// Of `result` and the power that the bits of `exponent` put together.
+__device__ float2 times_power(double2 result, const double2* squares, int exponent) {
 #pragma unroll 1
-    for (; exponent; exponent /= 2, base = times(base, base))
-        if (exponent % 2) result = times(result, base);
-    return result;
+    for (; exponent; exponent /= 2, ++squares)
+        if (exponent % 2) result = times(result, *squares);
+    return make_float2(result.x, result.y);
 }
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS)
     spectrum(const float2* lambda, const float2* w, const float2* twiddles, float2* out, i64 channels, i64 seq_len,
              i64 state, int points) {
     extern __shared__ float2 x[];
+    __shared__ double2 squares[STATES][SQUARES];
     const i64 channel = blockIdx.x;
     for (int i = threadIdx.x; i < points; i += blockDim.x) x[i] = zero<float2>();
 #pragma unroll 1
-    for (int n = 0; n < state; ++n) {
-        const float2 factor = lambda[channel * state + n], stride = power(factor, blockDim.x);
-        float2 p = times(w[channel * state + n], power(factor, threadIdx.x));
+    for (i64 first = channel * state; first < (channel + 1) * state; first += STATES) {
+        const int here = (int)min((i64)STATES, (channel + 1) * state - first);
+        __syncthreads();
+        if (threadIdx.x < here) {
+            double2 base = widened(lambda[first + threadIdx.x]);
 #pragma unroll 1
-        for (int i = threadIdx.x; i < seq_len; i += blockDim.x, p = times(p, stride)) x[i].x += 2.f * p.x;
+            for (int s = 0; s < SQUARES; ++s, base = times(base, base)) squares[threadIdx.x][s] = base;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int n = 0; n < here; ++n) {
+            const float2 stride = times_power(make_double2(1., 0.), squares[n], blockDim.x);
+            float2 p = times_power(widened(w[first + n]), squares[n], threadIdx.x);
+#pragma unroll 1
+            for (int i = threadIdx.x; i < seq_len; i += blockDim.x, p = times(p, stride)) x[i].x += 2.f * p.x;
+        }
     }
     forward(x, twiddles, points);
     for (int i = threadIdx.x; i < points; i += blockDim.x) out[channel * points + i] = x[i];
