@@ -414,8 +414,7 @@ pub fn problem(case: &Case, path: &Path) -> anyhow::Result<Problem> {
     })?;
     for (name, expected) in problem.expected.iter() {
         let Expected::Real(real) = expected else { continue };
-        let judged = |(value, bound): (&f64, &f64)| !value.is_nan() && bound.is_finite();
-        if !real.value.iter().zip(&real.bound).all(judged) {
+        if !real.is_definite() {
             bail!(
                 "{}: for these inputs the reference's '{name}' holds NaN or an infinite bound",
                 path.display()

@@ -368,9 +368,7 @@ fn beside_naive(outcome: Outcome, naive: Option<&Agreement>, problem: &Problem) 
 /// The reference is right by definition; its record carries times, and that its values are numbers.
 fn reference_outcome(problem: &Problem, task: Task) -> Outcome {
     let not_a_number = problem.expected.iter().find(|(_, expected)| match expected {
-        Expected::Real(real) => {
-            real.value.iter().any(|v| v.is_nan()) || real.bound.iter().any(|b| !b.is_finite())
-        }
+        Expected::Real(real) => !real.is_definite(),
         Expected::Discrete(_) => false,
     });
     if let Some((name, _)) = not_a_number {

@@ -1,8 +1,8 @@
 // What the kernels over a vocabulary share: the running maximum and sum of a row, and what is made of them.
 //
-// Exponentials are powers of two: e^(x - M) = 2^(x * LOG2E - base), where base is M * LOG2E rounded up to a whole number, so
-// that a sum is rescaled by an exact power of two. Rescaled by an approximate one at every raise and at every meeting of two
-// threads, a sum drifts to one side, and all probabilities of its row with it.
+// Exponentials are powers of two: e^(x - M) = 2^(x * LOG2E - base), where base is M * LOG2E rounded down to a whole number.
+// Differences of bases are then exact, and sums are rescaled by whole powers of two. Were base the product itself, ptxas might
+// contract it into the difference: the sum would be rescaled by what belongs to no base, and the whole row be off by that.
 #pragma once
 #include "any_dtype.cuh"
 
@@ -35,12 +35,11 @@ struct Running {
     // What is taken off in exponents: nothing while all logits were -inf.
     __device__ __forceinline__ float off() const { return base == minus_infinity() ? 0.f : base; }
 
-    // To a base that is enough for logits up to `most`.
-    __device__ __forceinline__ void raise_for(float most) { raise(ceilf(most * LOG2E)); }
+    // To the base of rows whose largest logit is `most`.
+    __device__ __forceinline__ void raise_for(float most) { raise(floorf(most * LOG2E)); }
     __device__ __forceinline__ void raise(float other) {
         if (other > base) {
-            const float steps = base - other;
-            sum *= steps < -126.f ? 0.f : __int_as_float(((int)steps + 127) << 23);
+            sum *= power_of_two(base - other);
             base = other;
         }
     }

@@ -45,6 +45,16 @@ pub struct Real {
     pub bound: Vec<f64>,
 }
 
+impl Real {
+    /// Whether every element can be judged: no value is NaN, and beside a finite one its bound is finite too.
+    pub fn is_definite(&self) -> bool {
+        let judged = |(value, bound): (&f64, &f64)| {
+            value.is_infinite() || (!value.is_nan() && bound.is_finite())
+        };
+        self.value.iter().zip(&self.bound).all(judged)
+    }
+}
+
 /// An integer-valued expected output: equal, or one of a stated few.
 #[derive(Clone, Debug)]
 pub struct Discrete {

@@ -51,7 +51,8 @@ struct Head {
 }
 
 fn dot(x: &[f64], y: &[f64]) -> f64 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
+    // Not `sum`: that of nothing is −0.
+    x.iter().zip(y).fold(0.0, |sum, (x, y)| sum + x * y)
 }
 
 fn norm(x: &[f64]) -> f64 {
