@@ -67,6 +67,7 @@ pub fn agreement(share: Option<f64>, failed: u64) -> Agreement {
             ties: 0,
             worst_share: share,
             relative_rms: Some(1e-7),
+            error_elements: None,
             worst: None,
             looks_like: None,
             bits: None,

@@ -35,6 +35,7 @@ pub fn agreement(failed: u64) -> Agreement {
             ties: 0,
             worst_share: (failed == 0).then_some(0.25),
             relative_rms: None,
+            error_elements: None,
             worst: None,
             looks_like: None,
             bits: None,
