@@ -18,7 +18,7 @@ use touchstone_reference::{Case, Tensor, Tensors};
 use super::{Source, file, recording, table, variant_of};
 
 /// Of the cases that a variant has fingerprints of, one in so many is simulated; `TOUCHSTONE_CASES=all` takes all.
-const EVERY: usize = 16;
+const EVERY: usize = 8;
 
 /// Warp instructions beyond which a case is passed over.
 const LONGEST: u64 = 1 << 20;
@@ -190,11 +190,29 @@ impl Comparison {
             differ.push(format!("{output} of {case}"));
         }
     }
+
+    /// Of the cases of both.
+    fn and(mut self, other: Self) -> Self {
+        self.variants.extend(other.variants);
+        self.equal += other.equal;
+        for (name, cases) in other.differ {
+            self.differ.entry(name).or_default().extend(cases);
+        }
+        for (name, apart) in other.apart {
+            let most = self.apart.entry(name).or_insert(0.0);
+            *most = f64::max(*most, apart);
+        }
+        self.wrong.extend(other.wrong);
+        self
+    }
 }
 
-/// Simulates one in [`EVERY`] of a variant's cases, or all.
-fn compare(given: &[Given], all: bool) -> Comparison {
-    let simulator = Simulator::new().with_limit(if all { u64::MAX } else { LONGEST });
+/// Simulates of these cases one in `every` of each variant's.
+fn compare<'a>(
+    simulator: &Simulator,
+    given: impl Iterator<Item = &'a Given>,
+    every: usize,
+) -> Comparison {
     let (mut seen, mut comparison) = (BTreeMap::<String, usize>::new(), Comparison::default());
     for given in given {
         let case: Case = given.case.parse().expect("a case");
@@ -203,12 +221,12 @@ fn compare(given: &[Given], all: bool) -> Comparison {
             let Some(variant) = variant_of(&case, name) else { continue };
             let name = format!("{}::{name}", variant.op);
             let number = seen.entry(name.clone()).or_default();
-            if !all && !number.is_multiple_of(EVERY) {
+            if !number.is_multiple_of(every) {
                 *number += 1;
                 continue;
             }
             let problem = problem.get_or_insert_with(|| Problem::new(&case).expect("a problem"));
-            match simulate(&simulator, problem, variant) {
+            match simulate(simulator, problem, variant) {
                 // The next case takes its turn.
                 Ok(None) => continue,
                 Ok(Some((agreement, outputs))) => {
@@ -222,6 +240,18 @@ fn compare(given: &[Given], all: bool) -> Comparison {
     comparison
 }
 
+/// The cases on all cores: of those that fall to a core, one in `every` of each variant's.
+fn compare_in_parallel(given: &[Given], every: usize) -> Comparison {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let simulator = Simulator::new().with_threads(1).with_limit(LONGEST);
+    let part = |first| compare(&simulator, given.iter().skip(first).step_by(threads), every);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads).map(|first| scope.spawn(move || part(first))).collect();
+        let parts = parts.into_iter().map(|part| part.join().expect("no panic"));
+        parts.fold(Comparison::default(), Comparison::and)
+    })
+}
+
 #[test]
 fn simulated_outputs_have_the_hardware_s_bits() {
     let free: Table = table("free.toml");
@@ -231,7 +261,8 @@ fn simulated_outputs_have_the_hardware_s_bits() {
     }
     let (source, given) = recording::<Given>("outputs.jsonl");
     let all = std::env::var("TOUCHSTONE_CASES").is_ok_and(|cases| cases == "all");
-    let Comparison { variants: compared, equal, differ, apart, wrong } = compare(&given, all);
+    let Comparison { variants: compared, equal, differ, apart, wrong } =
+        compare_in_parallel(&given, if all { 1 } else { EVERY });
     println!("{source}: {equal} outputs of {} variants have its bits", compared.len());
     for (name, cases) in &differ {
         let why = free.get(&**name).map_or("NOT EXPECTED", |free| &*free.why);
