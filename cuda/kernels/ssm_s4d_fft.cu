@@ -8,7 +8,7 @@
 //       one as real and one as imaginary part, for K is real. Forward leaves the order of bits reversed, the product does
 //       not mind, and back starts from it: no reordering. Two stages a pass, in registers.
 // Numerics: f32; twiddles rounded from f64. A thread's first power of lambda is put together in f64 and rounded once: squared
-//       in f32, errors double with every squaring, and were forty times those of everything else here.
+//       in f32, errors double with every squaring, and were most of the error.
 // Limits: seq_len at most 8192: the points lie in shared memory.
 #include "ssm.cuh"
 
@@ -67,7 +67,7 @@ __device__ void back(float2* x, const float2* twiddles, int points) {
 }
 
 // Powers of some states' lambda by squaring: 1, 2, 4, ..., 1024, as many as an exponent below MOST_THREADS + 1 has bits.
-constexpr int STATES = 32, SQUARES = 11;
+constexpr int STATES = 32, SQUARES = 11;  // a block has at least STATES threads
 
 __device__ __forceinline__ double2 times(double2 a, double2 b) {
     return make_double2(fma(a.x, b.x, -a.y * b.y), fma(a.x, b.y, a.y * b.x));
