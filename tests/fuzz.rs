@@ -129,15 +129,12 @@ fn write(parser: &Parser, seeds: &[Vec<u8>], folder: &std::path::Path) {
     for (index, seed) in seeds.iter().enumerate() {
         std::fs::write(folder.join(format!("seed-{index}")), seed).unwrap();
     }
+    // libFuzzer refuses a whole dictionary for an escape that it does not know.
+    let known = [("\\n", "\\x0a"), ("\\r", "\\x0d"), ("\\t", "\\x09"), ("\\'", "'")];
     let word = |word: &str| {
-        format!(
-            "\"{}\"\n",
-            word.as_bytes()
-                .escape_ascii()
-                .to_string()
-                .replace("\\n", "\\x0a")
-                .replace("\\t", "\\x09")
-        )
+        let escaped = word.as_bytes().escape_ascii().to_string();
+        let escaped = known.iter().fold(escaped, |text, (ours, its)| text.replace(ours, its));
+        format!("\"{escaped}\"\n")
     };
     let words: String = parser.words.iter().chain(&WORDS).map(|w| word(w)).collect();
     std::fs::write(folder.with_extension("dict"), words).unwrap();
