@@ -130,12 +130,12 @@ fn write(parser: &Parser, seeds: &[Vec<u8>], folder: &std::path::Path) {
         std::fs::write(folder.join(format!("seed-{index}")), seed).unwrap();
     }
     // libFuzzer refuses a whole dictionary for an escape that it does not know.
-    let known = [("\\n", "\\x0a"), ("\\r", "\\x0d"), ("\\t", "\\x09"), ("\\'", "'")];
-    let word = |word: &str| {
-        let escaped = word.as_bytes().escape_ascii().to_string();
-        let escaped = known.iter().fold(escaped, |text, (ours, its)| text.replace(ours, its));
-        format!("\"{escaped}\"\n")
+    let byte = |byte: u8| match byte {
+        b'"' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
     };
+    let word = |word: &str| format!("\"{}\"\n", word.bytes().map(byte).collect::<String>());
     let words: String = parser.words.iter().chain(&WORDS).map(|w| word(w)).collect();
     std::fs::write(folder.with_extension("dict"), words).unwrap();
 }

@@ -188,8 +188,9 @@ fn compare_real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreement
         };
         failed += u64::from(!within);
         if value.is_finite() && got.is_finite() {
-            error_squares += (got - value).powi(2);
-            error_fourths += (got - value).powi(4);
+            let square = (got - value).powi(2);
+            error_squares += square;
+            error_fourths += square * square;
             value_squares += value * value;
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use touchstone_cuda::{
     Custom, Gpu, Plan, Simulator, Variant, custom::NoPlan, simulator::cost::Cost, variants,
 };
-use touchstone_reference::{Case, Expected, Work};
+use touchstone_reference::{Case, Work};
 
 use crate::{
     agreement::Agreement,
@@ -367,11 +367,7 @@ fn beside_naive(outcome: Outcome, naive: Option<&Agreement>, problem: &Problem) 
 
 /// The reference is right by definition; its record carries times, and that its values are numbers.
 fn reference_outcome(problem: &Problem, task: Task) -> Outcome {
-    let not_a_number = problem.expected.iter().find(|(_, expected)| match expected {
-        Expected::Real(real) => !real.is_definite(),
-        Expected::Discrete(_) => false,
-    });
-    if let Some((name, _)) = not_a_number {
+    if let Some(name) = problem.indefinite_output() {
         let error = format!("the reference's '{name}' holds NaN or an infinite bound");
         return Outcome::Failed { error };
     }

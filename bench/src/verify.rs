@@ -6,7 +6,7 @@ use touchstone_cuda::{
     gpu::{OutOfMemory, Poison},
     simulator::Fault,
 };
-use touchstone_reference::{Case, Operation, Outputs, Tensors, operation};
+use touchstone_reference::{Case, Expected, Operation, Outputs, Tensors, operation};
 
 use crate::agreement::{Agreement, same_bits};
 
@@ -44,6 +44,16 @@ impl Problem {
         let case = operation.normalize(case)?;
         let expected = operation.reference(&case, &inputs)?;
         Ok(Self { operation, case, inputs, source: source.to_string(), expected })
+    }
+
+    /// The first output of which the reference gives NaN, or a finite value an infinite bound: nothing can be held
+    /// against it.
+    pub fn indefinite_output(&self) -> Option<&str> {
+        let indefinite = |expected: &Expected| match expected {
+            Expected::Real(real) => !real.is_definite(),
+            Expected::Discrete(_) => false,
+        };
+        self.expected.iter().find(|(_, expected)| indefinite(expected)).map(|(name, _)| name)
     }
 
     /// Compares outputs, after bringing them into the reference's order.
