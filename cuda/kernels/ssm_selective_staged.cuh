@@ -1,6 +1,7 @@
 // A block that scans 128/Lanes channels through a span of time, its tiles staged in shared memory.
 // Every channel has Lanes adjacent threads, each of which holds States of its states in registers.
 #pragma once
+#include "async_copy.cuh"
 #include "ssm.cuh"
 
 template <typename T> struct Problem {
@@ -18,18 +19,6 @@ template <typename T> struct Problem {
 template <typename T> struct alignas(4 * sizeof(T)) Quad {
     T at[4];
 };
-
-// `bytes` (8 or 16) from global to shared memory without registers; zeros where not `there`.
-template <int Bytes> __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
-    const u32 address = (u32)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(Bytes),
-                 "r"(there ? Bytes : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int Left> __device__ __forceinline__ void copies_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
-}
 
 template <typename T, int States, int Lanes> struct Staged {
     static constexpr int THREADS = 128, CHANNELS = THREADS / Lanes, STEPS = 32, QUADS = STEPS / 4;

@@ -41,3 +41,12 @@ __device__ __forceinline__ Taps taps(int o, const Axis& axis, int count) {
             {-0.75f * t * s * s, fmaf(fmaf(1.25f, t, -2.25f) * t, t, 1.f), fmaf(fmaf(1.25f, s, -2.25f) * s, s, 1.f),
              -0.75f * s * t * t}};
 }
+
+// The outputs that read pixel i along one axis, neighbours all, and with what weights: from tables of the host.
+struct Readers {
+    int first, count;
+    const float* weights;
+
+    __device__ __forceinline__ Readers(const int* ranges, const float* weights, int i)
+        : first(__ldg(ranges + 3 * i)), count(__ldg(ranges + 3 * i + 1)), weights(weights + __ldg(ranges + 3 * i + 2)) {}
+};

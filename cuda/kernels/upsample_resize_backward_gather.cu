@@ -8,14 +8,6 @@
 // Limits: fewer than 2^31 input pixels.
 #include "upsample.cuh"
 
-struct Readers {
-    int first, count;
-    const float* weights;
-
-    __device__ __forceinline__ Readers(const int* ranges, const float* weights, int i)
-        : first(__ldg(ranges + 3 * i)), count(__ldg(ranges + 3 * i + 1)), weights(weights + __ldg(ranges + 3 * i + 2)) {}
-};
-
 extern "C" __global__ void resize(const void* d_output, const int* y_ranges, const float* y_weights,
                                   const int* x_ranges, const float* x_weights, void* d_input, i64 planes, i64 in_h,
                                   i64 in_w, i64 out_h, i64 out_w, int dtype) {

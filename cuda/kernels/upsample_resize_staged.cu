@@ -1,54 +1,60 @@
-// Idea: a block interpolates the input rows of its tile along x once, into shared memory; along y every output row then
-//       takes its taps from there. All loads of a tile are under way before the first is needed.
+// Idea: a block copies the input of its tile into shared memory as it is, all of it under way at once; interpolates those
+//   rows along x, once, into shared memory; along y every output row then takes its taps from there.
 // Source: ours; separable filtering.
 // Shapes: as upsample_resize_naive.cu; an output row is whole words of 16 bytes.
-// Plan: a tile is ROWS x COLUMNS outputs of a plane. Along x a thread keeps one column: its weights and the places it reads
-//       stay in registers while it goes down the input rows, and neighbours read neighbours. Along y a thread has one word
-//       of a run of rows, and a window of taps rows that slides: each row in shared memory is read once a run.
+// Plan: a tile is ROWS x `width` outputs of a plane, width a multiple of a word's elements and at most 128, for which a
+//   block has 2 width threads: images that are no multiple of 128 wide are cut into equal parts, so that no thread idles.
+//   Along x a thread keeps one column, its weights and places in registers, and goes down every second input row. Along
+//   y it has one word of RUN rows, and a window of taps rows that slides: each row is read once a run.
 // Numerics: as naive: along x first, then along y, f32.
-// Limits: axes below 2^22; tiles below 2^31; the input rows of a tile, 512 bytes each, must fit in shared memory, so images
-//         grow, or shrink little.
-#include "upsample.cuh"
+// Limits: axes below 2^22; tiles below 2^31; the input of a tile must fit in shared memory, raw and interpolated, so
+//   images grow, or shrink little.
+#include "upsample_tile.cuh"
 
-static constexpr int ROWS = 64, COLUMNS = 128, THREADS = 256;
+static constexpr int ROWS = 64, MOST_THREADS = 256;
 
-extern __shared__ __align__(16) float held_rows[];
-
-// A word of 16 bytes from its sums.
-__device__ __forceinline__ uint4 word_of(const float (&x)[4], float) {
-    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
-}
-__device__ __forceinline__ uint4 word_of(const float (&x)[8], __half) {
-    uint4 word;
-    __half2* pair = (__half2*)&word;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pair[i] = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
-    return word;
-}
-__device__ __forceinline__ uint4 word_of(const float (&x)[8], __nv_bfloat16) {
-    uint4 word;
-    __nv_bfloat162* pair = (__nv_bfloat162*)&word;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pair[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-    return word;
-}
-
-// The input rows from `first` on, interpolated along x at this thread's column.
-template <typename T, int TAPS>
-__device__ __forceinline__ void along_x(const T* __restrict__ plane, int first, int rows, int column,
-                                        const Axis& y_axis, const Axis& x_axis) {
-    const Taps t = taps(column, x_axis, TAPS);
+// A column's way down every second row of the raw input.
+template <typename T, int TAPS> struct Column {
     const T* at[TAPS];
+    float weight[TAPS];
+    float* held;
+    int raw_step, held_step;
+
+    // COUNT rows, interpolated along x: all are loaded before the first is stored.
+    template <int COUNT> __device__ __forceinline__ void interpolate() {
+        float sum[COUNT];
 #pragma unroll
-    for (int k = 0; k < TAPS; ++k) at[k] = plane + t.at(k, x_axis);
-#pragma unroll 4
-    for (int r = threadIdx.x / COLUMNS; r < rows; r += THREADS / COLUMNS) {
-        const i64 row = (i64)max(0, min(first + r, y_axis.input - 1)) * x_axis.input;
-        float sum = t.weight[0] * to_float(__ldg(at[0] + row));
+        for (int r = 0; r < COUNT; ++r) {
 #pragma unroll
-        for (int k = 1; k < TAPS; ++k) sum = fmaf(t.weight[k], to_float(__ldg(at[k] + row)), sum);
-        held_rows[r * COLUMNS + threadIdx.x % COLUMNS] = sum;
+            for (int k = 0; k < TAPS; ++k) {
+                const float pixel = to_float(*at[k]);
+                sum[r] = k == 0 ? weight[0] * pixel : fmaf(weight[k], pixel, sum[r]);
+                at[k] += raw_step;
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < COUNT; ++r, held += held_step) *held = sum[r];
     }
+};
+
+template <typename T, int TAPS>
+__device__ __forceinline__ void along_x(const Raw<T>& raw, const Taps& t, int width, int column, const Axis& x_axis) {
+    constexpr int AT_ONCE = 4;
+    const int pitch = raw.words * Raw<T>::N, odd = (int)threadIdx.x >= width;
+    Column<T, TAPS> mine;
+#pragma unroll
+    for (int k = 0; k < TAPS; ++k) {
+        mine.at[k] = raw.at + odd * pitch + t.at(k, x_axis) - raw.left;
+        mine.weight[k] = t.weight[k];
+    }
+    mine.held = held_rows + odd * width + column;
+    mine.raw_step = 2 * pitch;
+    mine.held_step = 2 * width;
+    int r = odd;
+#pragma unroll 1
+    for (; r + 2 * (AT_ONCE - 1) < raw.rows; r += 2 * AT_ONCE) mine.template interpolate<AT_ONCE>();
+#pragma unroll 1
+    for (; r < raw.rows; r += 2) mine.template interpolate<1>();
 }
 
 template <int TAPS> struct RowTaps {
@@ -58,23 +64,30 @@ template <int TAPS> struct RowTaps {
 
 template <typename T, int TAPS>
 __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict__ output, const Axis& y_axis,
-                                     const Axis& x_axis, u32 across, u32 down) {
-    constexpr int N = 16 / sizeof(T), LANES = COLUMNS / N, RUN = ROWS * LANES / THREADS;
+                                     const Axis& x_axis, u32 across, u32 down, int width, int words, int most_rows) {
+    constexpr int N = Raw<T>::N, RUN = ROWS / (2 * N);
     __shared__ RowTaps<TAPS> row_taps[ROWS];
     const u32 strip = blockIdx.x / across, plane = strip / down;
-    const int column0 = (int)(blockIdx.x - strip * across) * COLUMNS, row0 = (int)(strip - plane * down) * ROWS;
-    const int last = min(row0 + ROWS, y_axis.output) - 1, column = column0 + (int)threadIdx.x % COLUMNS;
-    const int first = taps(row0, y_axis, TAPS).base, rows = taps(last, y_axis, TAPS).base + TAPS - first;
-    if (threadIdx.x < ROWS) {
-        const Taps t = taps(row0 + threadIdx.x, y_axis, TAPS);
-        row_taps[threadIdx.x].base = t.base - first;
+    const int column0 = (int)(blockIdx.x - strip * across) * width, row0 = (int)(strip - plane * down) * ROWS;
+    const int last = min(row0 + ROWS, y_axis.output) - 1;
+    const int top = taps(row0, y_axis, TAPS).base, rows = taps(last, y_axis, TAPS).base + TAPS - top;
+    const int left = taps(column0, x_axis, TAPS).at(0, x_axis) / N * N;
+    const Raw<T> raw{(T*)(held_rows + most_rows * width), top, rows, left, words};
+    raw.fetch(input + (i64)plane * y_axis.input * x_axis.input, y_axis.input, x_axis.input);
+    for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
+        const Taps t = taps(row0 + i, y_axis, TAPS);
+        row_taps[i].base = t.base - top;
 #pragma unroll
-        for (int k = 0; k < TAPS; ++k) row_taps[threadIdx.x].weight[k] = t.weight[k];
+        for (int k = 0; k < TAPS; ++k) row_taps[i].weight[k] = t.weight[k];
     }
-    if (column < x_axis.output)
-        along_x<T, TAPS>(input + (i64)plane * y_axis.input * x_axis.input, first, rows, column, y_axis, x_axis);
+    const int column = (int)threadIdx.x % width;
+    const Taps column_taps = taps(column0 + column, x_axis, TAPS);
+    copies_wait<0>();
     __syncthreads();
-    const int word = (int)threadIdx.x % LANES * N, from = (int)threadIdx.x / LANES * RUN;
+    if (column0 + column < x_axis.output) along_x<T, TAPS>(raw, column_taps, width, column, x_axis);
+    __syncthreads();
+    const int lanes = width / N, group = (int)threadIdx.x / lanes, word = ((int)threadIdx.x - group * lanes) * N;
+    const int from = group * RUN;
     if (column0 + word >= x_axis.output) return;
     uint4* to = (uint4*)(output + ((i64)plane * y_axis.output + row0 + from) * x_axis.output + column0 + word);
     float window[TAPS][N];
@@ -91,7 +104,7 @@ __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict_
                 for (int e = 0; e < N; ++e) window[k][e] = window[k + 1][e];
 #pragma unroll
             for (int e = 0; e < N; e += 4)
-                *(float4*)&window[TAPS - 1][e] = *(const float4*)&held_rows[next * COLUMNS + word + e];
+                *(float4*)&window[TAPS - 1][e] = *(const float4*)&held_rows[next * width + word + e];
         }
         float sum[N];
 #pragma unroll
@@ -105,11 +118,13 @@ __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict_
 }
 
 #define STAGED(T, name, TAPS)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+    extern "C" __global__ void __launch_bounds__(MOST_THREADS)                                                        \
         staged_##name##_##TAPS(const T* input, T* output, i64 planes, i64 in_h, i64 in_w, i64 out_h, i64 out_w,       \
-                               float step_h, float step_w, float half, float shift, i64 across, i64 down) {           \
+                               float step_h, float step_w, float half, float shift, i64 across, i64 down, i64 width,  \
+                               i64 words, i64 most_rows) {                                                            \
         tile<T, TAPS>(input, output, {(int)in_h, (int)out_h, step_h, half, shift},                                    \
-                      {(int)in_w, (int)out_w, step_w, half, shift}, (u32)across, (u32)down);                          \
+                      {(int)in_w, (int)out_w, step_w, half, shift}, (u32)across, (u32)down, (int)width, (int)words,   \
+                      (int)most_rows);                                                                                \
     }
 STAGED(float, f32, 2)
 STAGED(float, f32, 4)

@@ -51,6 +51,13 @@ pub static VARIANTS: &[Variant] = &[
     },
     Variant {
         op: "upsample.nearest_backward",
+        name: "staged",
+        idea: "gradients summed along x once a tile, in shared memory, then along y",
+        deterministic: true,
+        plan: resize::staged_backward::<reference::Nearest>,
+    },
+    Variant {
+        op: "upsample.nearest_backward",
         name: "atomic",
         idea: "a thread an output pixel adds with float atomics",
         deterministic: false,
@@ -93,6 +100,13 @@ pub static VARIANTS: &[Variant] = &[
     },
     Variant {
         op: "upsample.bilinear_backward",
+        name: "staged",
+        idea: "gradients summed along x once a tile, in shared memory, then along y",
+        deterministic: true,
+        plan: resize::staged_backward::<reference::Bilinear>,
+    },
+    Variant {
+        op: "upsample.bilinear_backward",
         name: "atomic",
         idea: "a thread an output pixel adds with float atomics",
         deterministic: false,
@@ -132,6 +146,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "sums along x, then along y, with the readers' weights from tables",
         deterministic: true,
         plan: resize::gather::<reference::Bicubic>,
+    },
+    Variant {
+        op: "upsample.bicubic_backward",
+        name: "staged",
+        idea: "gradients summed along x once a tile, in shared memory, then along y",
+        deterministic: true,
+        plan: resize::staged_backward::<reference::Bicubic>,
     },
     Variant {
         op: "upsample.bicubic_backward",

@@ -91,48 +91,80 @@ pub(super) fn vectorized<I: Interpolation>(
     Ok(plan)
 }
 
-/// Refuses rows that are not whole words of 16 bytes.
-fn check_wide_words(p: &Params) -> Result<usize, Unsupported> {
-    let bytes = p.out_w * p.dtype.bytes();
+/// Words of 16 bytes of a row of so many pixels; refuses rows that are not whole ones.
+fn wide_words(p: &Params, pixels: usize) -> Result<usize, Unsupported> {
+    let bytes = pixels * p.dtype.bytes();
     match bytes.is_multiple_of(16) {
         true => Ok(bytes / 16),
         false => Err(Unsupported(format!("rows of {bytes} bytes are not whole words of 16"))),
     }
 }
 
-/// Most input rows that a tile of so many output rows reads.
-fn held_rows<I: Interpolation>(p: &Params, rows: usize) -> usize {
-    let step = p.step(p.in_h, p.out_h);
-    // The first row an output row reads, as `taps` of upsample.cuh has it.
-    let base = |y: usize| match I::TAPS {
-        4 => position(y, step, p.coordinates).floor() as i64 - 1,
-        _ => (position(y, step, p.coordinates).max(0.0).floor() as i64).min(p.in_h as i64 - 1),
-    };
-    let tile = |from: usize| base(p.out_h.min(from + rows) - 1) - base(from);
-    let most = (0..p.out_h).step_by(rows).map(tile).max();
-    most.map_or(0, |most| most as usize + I::TAPS)
+/// Columns of a tile: rows of so many pixels cut into equal parts of whole words of 16 bytes, at most `most` wide.
+fn tile_width(p: &Params, pixels: usize, most: usize) -> Result<usize, Unsupported> {
+    let words = wide_words(p, pixels)?;
+    Ok(words.div_ceil(pixels.div_ceil(most).max(1)).max(1) * (16 / p.dtype.bytes()))
+}
+
+/// Shared memory of a tile's input: so many rows, raw in words of 16 bytes, and interpolated along x in f32.
+fn tile_bytes(rows: usize, width: usize, words: usize) -> Result<usize, Unsupported> {
+    /// Two blocks must fit on a multiprocessor.
+    const MOST: usize = 100 << 10;
+    let bytes = rows * (width * DType::F32.bytes() + words * 16);
+    match bytes <= MOST {
+        true => Ok(bytes),
+        false => Err(Unsupported(format!("a tile reads {bytes} bytes, more than {MOST}"))),
+    }
+}
+
+/// An axis of a forward resize: pixels of the input and of the output.
+struct Axis<'a> {
+    p: &'a Params,
+    input: usize,
+    output: usize,
+}
+
+impl Axis<'_> {
+    /// The first pixel that output `o` reads, before those beyond the border become the border's: `taps` of upsample.cuh.
+    fn base<I: Interpolation>(&self, o: usize) -> i64 {
+        let at = position(o, self.p.step(self.input, self.output), self.p.coordinates);
+        match I::TAPS {
+            4 => at.floor() as i64 - 1,
+            _ => (at.max(0.0).floor() as i64).min(self.input as i64 - 1),
+        }
+    }
+
+    /// First and last pixel that each tile of so many outputs reads.
+    fn reach<I: Interpolation>(&self, tile: usize) -> impl Iterator<Item = (i64, i64)> {
+        (0..self.output).step_by(tile).map(move |from| {
+            let last = self.output.min(from + tile) - 1;
+            (self.base::<I>(from), self.base::<I>(last) + I::TAPS as i64 - 1)
+        })
+    }
 }
 
 pub(super) fn staged<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    /// Rows and columns of a tile, as in the kernel.
+    /// Rows and most columns of a tile, as in the kernel.
     const TILE: [usize; 2] = [64, 128];
-    /// Shared memory for the rows, beside the taps: what a block has without asking for more.
-    const MOST_SHARED: usize = 46 << 10;
     let (p, mut plan, ends) = forward(case, inputs)?;
-    check_wide_words(&p)?;
-    let [down, across] = [p.out_h.div_ceil(TILE[0]), p.out_w.div_ceil(TILE[1])];
+    let width = tile_width(&p, p.out_w, TILE[1])?;
+    let [down, across] = [p.out_h.div_ceil(TILE[0]), p.out_w.div_ceil(width)];
     let tiles = p.batch * p.channels * down * across;
     countable(tiles, "tiles")?;
-    let shared = held_rows::<I>(&p, TILE[0]) * TILE[1] * DType::F32.bytes();
-    if shared > MOST_SHARED {
-        return Err(Unsupported(format!("a tile reads more rows than {MOST_SHARED} bytes hold")));
-    }
+    let y = Axis { p: &p, input: p.in_h, output: p.out_h };
+    let rows = y.reach::<I>(TILE[0]).map(|(first, last)| (last - first + 1) as usize).max();
+    let per_word = 16 / p.dtype.bytes() as i64;
+    let word = |pixel: i64| pixel.clamp(0, (p.in_w as i64 - 1).max(0)) / per_word;
+    let x = Axis { p: &p, input: p.in_w, output: p.out_w };
+    let words = x.reach::<I>(width).map(|(first, last)| (word(last) - word(first) + 1) as usize).max();
+    let [rows, words] = [rows, words].map(Option::unwrap_or_default);
+    let shared = tile_bytes(rows, width, words)?;
     let mut args = ends.to_vec();
     args.extend(sizes(&p));
     args.extend(positions(&p));
-    args.extend([across, down].map(Arg::from));
+    args.extend([across, down, width, words, rows].map(Arg::from));
     let symbol = format!("staged_{}_{}", p.dtype.name(), I::TAPS);
-    plan.launch("upsample_resize_staged", symbol, [tiles, 1, 1], [256, 1, 1], shared, &args);
+    plan.launch("upsample_resize_staged", symbol, [tiles, 1, 1], [2 * width, 1, 1], shared, &args);
     Ok(plan)
 }
 
@@ -140,7 +172,7 @@ pub(super) fn copied(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     /// Rows of a thread, as in the kernel.
     const RUN: usize = 8;
     let (p, mut plan, ends) = forward(case, inputs)?;
-    let words = check_wide_words(&p)?;
+    let words = wide_words(&p, p.out_w)?;
     let units = p.batch * p.channels * p.out_h.div_ceil(RUN);
     countable(units, "runs of rows")?;
     let lanes = lanes(words);
@@ -170,27 +202,65 @@ pub(super) fn naive_backward<I: Interpolation>(
     Ok(plan)
 }
 
-/// The readers of every pixel of an axis, as two tables: `ranges` [input, 3] with the first output that
-/// reads the pixel, how many do, and where their weights begin in `weights`.
-fn readers<I: Interpolation>(p: &Params, input: usize, output: usize) -> (Vec<i64>, Vec<f64>) {
-    let step = p.step(input, output);
-    let mut of: Vec<Vec<(usize, f64)>> = vec![Vec::new(); input];
-    for o in 0..output {
-        for tap in I::taps(position(o, step, p.coordinates), input) {
-            match of[tap.at].last_mut() {
+/// The outputs that read each pixel of an axis: neighbours all.
+struct Readers {
+    /// The first output that reads a pixel, and the weights of it and of those after it.
+    of: Vec<(usize, Vec<f64>)>,
+}
+
+impl Readers {
+    fn new<I: Interpolation>(p: &Params, input: usize, output: usize) -> Self {
+        let step = p.step(input, output);
+        let mut of: Vec<(usize, Vec<f64>)> = vec![(0, Vec::new()); input];
+        for o in 0..output {
+            for tap in I::taps(position(o, step, p.coordinates), input) {
+                let (first, weights) = &mut of[tap.at];
+                if weights.is_empty() {
+                    *first = o;
+                }
                 // Taps that fall together at a border are one reader.
-                Some((reader, weight)) if *reader == o => *weight += tap.weight,
-                _ => of[tap.at].push((o, tap.weight)),
+                match weights.len() == o - *first {
+                    true => weights.push(tap.weight),
+                    false => *weights.last_mut().expect("a reader") += tap.weight,
+                }
             }
         }
+        Self { of }
     }
-    let (mut ranges, mut weights) = (Vec::new(), Vec::new());
-    for readers in of {
-        let first = readers.first().map_or(0, |&(o, _)| o);
-        ranges.extend([first as i64, readers.len() as i64, weights.len() as i64]);
-        weights.extend(readers.into_iter().map(|(_, weight)| weight));
+
+    /// As two tables: `ranges` [input, 3] with the first output that reads the pixel, how many do, and where their
+    /// weights begin in `weights`.
+    fn tables(&self) -> [Tensor; 2] {
+        let (mut ranges, mut all) = (Vec::new(), Vec::new());
+        for (first, weights) in &self.of {
+            ranges.extend([*first, weights.len(), all.len()].map(|n| n as i64));
+            all.extend(weights);
+        }
+        let ranges = Tensor::from_integers(DType::I32, &[self.of.len(), 3], &ranges);
+        [ranges, Tensor::from_real(DType::F32, &[all.len()], &all)]
     }
-    (ranges, weights)
+
+    /// First output, and how many, that the readers of each tile of so many pixels span.
+    fn spans(&self, tile: usize) -> Vec<(usize, usize)> {
+        let span = |pixels: &[(usize, Vec<f64>)]| {
+            let read = pixels.iter().filter(|(_, weights)| !weights.is_empty());
+            let first = read.clone().map(|(first, _)| *first).min().unwrap_or(0);
+            (first, read.map(|(first, weights)| first + weights.len()).max().unwrap_or(0) - first)
+        };
+        self.of.chunks(tile).map(span).collect()
+    }
+}
+
+/// The readers of both axes, y first, and their tables as arguments.
+fn both_readers<I: Interpolation>(p: &Params, plan: &mut Plan) -> ([Readers; 2], Vec<Arg>) {
+    let readers = [(p.in_h, p.out_h), (p.in_w, p.out_w)].map(|(i, o)| Readers::new::<I>(p, i, o));
+    let mut args = Vec::new();
+    for (axis, readers) in ["y", "x"].iter().zip(&readers) {
+        let [ranges, weights] = readers.tables();
+        args.push(plan.table(&format!("{axis}_ranges"), ranges).into());
+        args.push(plan.table(&format!("{axis}_weights"), weights).into());
+    }
+    (readers, args)
 }
 
 pub(super) fn gather<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
@@ -198,18 +268,45 @@ pub(super) fn gather<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<
     let (elements, _) = pixels(&p);
     countable(elements, "pixels")?;
     let mut args: Vec<Arg> = vec![d_output.into()];
-    for (axis, input, output) in [("y", p.in_h, p.out_h), ("x", p.in_w, p.out_w)] {
-        let (ranges, weights) = readers::<I>(&p, input, output);
-        let ranges = Tensor::from_integers(DType::I32, &[input, 3], &ranges);
-        let weights = Tensor::from_real(DType::F32, &[weights.len()], &weights);
-        args.push(plan.table(&format!("{axis}_ranges"), ranges).into());
-        args.push(plan.table(&format!("{axis}_weights"), weights).into());
-    }
+    args.extend(both_readers::<I>(&p, &mut plan).1);
     args.push(d_input.into());
     args.extend(sizes(&p));
     args.push(Arg::I32(kind_of(p.dtype)));
     let (grid, block) = threads(elements);
     plan.launch("upsample_resize_backward_gather", "resize", grid, block, 0, &args);
+    Ok(plan)
+}
+
+pub(super) fn staged_backward<I: Interpolation>(
+    case: &Case,
+    inputs: &Tensors,
+) -> Result<Plan, Unsupported> {
+    /// Rows and most columns of a tile, as in the kernel.
+    const TILE: [usize; 2] = [32, 64];
+    let (p, mut plan, d_output, d_input) = backward(case, inputs)?;
+    let width = tile_width(&p, p.in_w, TILE[1])?;
+    let [down, across] = [p.in_h.div_ceil(TILE[0]), p.in_w.div_ceil(width)];
+    let tiles = p.batch * p.channels * down * across;
+    countable(tiles, "tiles")?;
+    let mut args: Vec<Arg> = vec![d_output.into()];
+    let (readers, tables) = both_readers::<I>(&p, &mut plan);
+    args.extend(tables);
+    let [y_spans, x_spans] = [readers[0].spans(TILE[0]), readers[1].spans(width)];
+    for (name, spans) in [("y_tiles", &y_spans), ("x_tiles", &x_spans)] {
+        let pairs: Vec<i64> = spans.iter().flat_map(|&(first, n)| [first as i64, n as i64]).collect();
+        args.push(plan.table(name, Tensor::from_integers(DType::I32, &[spans.len(), 2], &pairs)).into());
+    }
+    let rows = y_spans.iter().map(|&(_, rows)| rows).max().unwrap_or(0);
+    let per_word = 16 / p.dtype.bytes();
+    let words = |&(first, n): &(usize, usize)| (first + n).div_ceil(per_word) - first / per_word;
+    let words = x_spans.iter().map(words).max().unwrap_or(0);
+    let shared = tile_bytes(rows, width, words)?;
+    args.push(d_input.into());
+    args.extend(sizes(&p));
+    args.extend([across, down, width, words, rows].map(Arg::from));
+    let symbol = format!("staged_{}", p.dtype.name());
+    let block = [4 * width, 1, 1];
+    plan.launch("upsample_resize_backward_staged", symbol, [tiles, 1, 1], block, shared, &args);
     Ok(plan)
 }
 

@@ -1,0 +1,50 @@
+// What the staged interpolations share: a tile's input in shared memory, as it is, and words of its output.
+#pragma once
+#include "async_copy.cuh"
+#include "upsample.cuh"
+
+extern __shared__ __align__(16) float held_rows[];
+
+// A word of 16 bytes from its sums.
+__device__ __forceinline__ uint4 word_of(const float (&x)[4], float) {
+    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
+}
+__device__ __forceinline__ uint4 word_of(const float (&x)[8], __half) {
+    uint4 word;
+    __half2* pair = (__half2*)&word;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pair[i] = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
+    return word;
+}
+__device__ __forceinline__ uint4 word_of(const float (&x)[8], __nv_bfloat16) {
+    uint4 word;
+    __nv_bfloat162* pair = (__nv_bfloat162*)&word;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pair[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+    return word;
+}
+
+// What a tile reads of a plane [height, width]: rows of `words` words of 16 bytes, the first at column `left`, a multiple
+// of a word.
+template <typename T> struct Raw {
+    static constexpr int N = 16 / sizeof(T);
+    T* at;
+    int top, rows, left, words;
+
+    // Begins to fetch all of it. Rows beyond the border are the border's again; what lies right of the plane stays as it is.
+    __device__ __forceinline__ void fetch(const T* __restrict__ plane, int height, int width) const {
+        const bool wide = width % N == 0;
+        for (int i = threadIdx.x; i < rows * words; i += blockDim.x) {
+            const int r = i / words, column = left + (i - r * words) * N;
+            const T* row = plane + (i64)max(0, min(top + r, height - 1)) * width;
+            if (column >= width) continue;
+            if (wide) {
+                copy_async<16>(at + i * N, row + column, true);
+            } else {
+#pragma unroll 1
+                for (int e = 0; e < N && column + e < width; ++e) at[i * N + e] = __ldg(row + column + e);
+            }
+        }
+        copies_commit();
+    }
+};
