@@ -5,10 +5,10 @@
 //   row and column of tiles the first output that its pixels' readers span, and how many; an input row is whole words of 16
 //   bytes.
 // Plan: a tile is ROWS x `width` input pixels of a plane, width a multiple of a word's elements and at most 64, for which
-//   a block has 4 width threads. Along x a thread keeps one column and sums four rows at a time, so that a weight, which
+//   a block has 4 rows of width threads. Along x a thread keeps one column and sums four rows at a time, so that a weight, which
 //   comes from the caches, serves four. Along y it has one word of RUN rows.
 // Numerics: as gather, term by term: along x first, then along y, f32, rounded once on storing.
-// Limits: tiles below 2^31; the gradients of a tile must fit in shared memory, raw and summed along x: images up to about
+// Limits: the gradients of a tile must fit in shared memory, raw and summed along x: images up to about
 //   four times as wide and high.
 #include "upsample_tile.cuh"
 
@@ -47,27 +47,27 @@ struct Tables {
 
 template <typename T>
 __device__ __forceinline__ void tile(const T* __restrict__ d_output, T* __restrict__ d_input, const Tables& tables,
-                                     int in_h, int in_w, int out_h, int out_w, u32 across, u32 down, int width,
-                                     int words, int most_rows) {
+                                     int in_h, int in_w, int out_h, int out_w, int words, int most_rows) {
     constexpr int N = Raw<T>::N, RUN = ROWS / (GROUPS * N);
-    const u32 strip = blockIdx.x / across, plane = strip / down;
-    const u32 tile_x = blockIdx.x - strip * across, tile_y = strip - plane * down;
-    const int column0 = (int)tile_x * width, row0 = (int)tile_y * ROWS;
-    const int top = __ldg(tables.y_tiles + 2 * tile_y), rows = __ldg(tables.y_tiles + 2 * tile_y + 1);
-    const Raw<T> raw{(T*)(held_rows + most_rows * width), top, rows, __ldg(tables.x_tiles + 2 * tile_x) / N * N, words};
-    raw.fetch(d_output + (i64)plane * out_h * out_w, out_h, out_w);
-    const int group = (int)threadIdx.x / width, column = (int)threadIdx.x - group * width;
+    const int width = (int)blockDim.x, column0 = (int)blockIdx.z * width, row0 = (int)blockIdx.y * ROWS;
+    const int top = __ldg(tables.y_tiles + 2 * blockIdx.y), rows = __ldg(tables.y_tiles + 2 * blockIdx.y + 1);
+    const int left = __ldg(tables.x_tiles + 2 * blockIdx.z) / N * N;
+    const Raw<T> raw{(T*)(held_rows + most_rows * width), top, rows, left, words};
+    raw.fetch(d_output + (i64)blockIdx.x * out_h * out_w, out_h, out_w, thread_of(width), GROUPS * width);
+    const int column = (int)threadIdx.x;
     const Readers xs(tables.x_ranges, tables.x_weights, min(column0 + column, in_w - 1));
     copies_wait<0>();
     __syncthreads();
-    if (column0 + column < in_w) along_x(raw, xs, width, column, group);
+    if (column0 + column < in_w) along_x(raw, xs, width, column, (int)threadIdx.y);
     __syncthreads();
-    const int lanes = width / N, run = (int)threadIdx.x / lanes, word = ((int)threadIdx.x - run * lanes) * N;
-    if (column0 + word >= in_w) return;
+    const Run run(width, N);
+    if (column0 + run.word >= in_w) return;
+    const int from = row0 + run.number * RUN;
+    T* to = d_input + ((i64)blockIdx.x * in_h + from) * in_w + column0 + run.word;
 #pragma unroll 1
-    for (int row = row0 + run * RUN; row < min(row0 + (run + 1) * RUN, in_h); ++row) {
+    for (int row = from; row < min(from + RUN, in_h); ++row, to += in_w) {
         const Readers ys(tables.y_ranges, tables.y_weights, row);
-        const float* held = held_rows + (ys.first - top) * width + word;
+        const float* held = held_rows + (ys.first - top) * width + run.word;
         float sum[N] = {};
 #pragma unroll 2
         for (int r = 0; r < ys.count; ++r, held += width) {
@@ -81,17 +81,17 @@ __device__ __forceinline__ void tile(const T* __restrict__ d_output, T* __restri
                 sum[e + 3] = fmaf(weight, four.w, sum[e + 3]);
             }
         }
-        *(uint4*)(d_input + ((i64)plane * in_h + row) * in_w + column0 + word) = word_of(sum, T());
+        *(uint4*)to = word_of(sum, T());
     }
 }
 
 #define STAGED(T, name)                                                                                               \
     extern "C" __global__ void __launch_bounds__(MOST_THREADS)                                                        \
         staged_##name(const T* d_output, const int* y_ranges, const float* y_weights, const int* x_ranges,            \
-                      const float* x_weights, const int* y_tiles, const int* x_tiles, T* d_input, i64 planes, i64 in_h, \
-                      i64 in_w, i64 out_h, i64 out_w, i64 across, i64 down, i64 width, i64 words, i64 most_rows) {    \
-        tile<T>(d_output, d_input, {y_ranges, y_weights, x_ranges, x_weights, y_tiles, x_tiles}, (int)in_h, (int)in_w, \
-                (int)out_h, (int)out_w, (u32)across, (u32)down, (int)width, (int)words, (int)most_rows);              \
+                      const float* x_weights, const int* y_tiles, const int* x_tiles, T* d_input, i64 planes,         \
+                      i64 in_h, i64 in_w, i64 out_h, i64 out_w, i64 words, i64 most_rows) {                           \
+        tile<T>(d_output, d_input, {y_ranges, y_weights, x_ranges, x_weights, y_tiles, x_tiles}, (int)in_h,           \
+                (int)in_w, (int)out_h, (int)out_w, (int)words, (int)most_rows);                                       \
     }
 STAGED(float, f32)
 STAGED(__half, f16)

@@ -7,7 +7,7 @@
 //   Along x a thread keeps one column, its weights and places in registers, and goes down every second input row. Along
 //   y it has one word of RUN rows, and a window of taps rows that slides: each row is read once a run.
 // Numerics: as naive: along x first, then along y, f32.
-// Limits: axes below 2^22; tiles below 2^31; the input of a tile must fit in shared memory, raw and interpolated, so
+// Limits: axes below 2^22; the input of a tile must fit in shared memory, raw and interpolated, so
 //   images grow, or shrink little.
 #include "upsample_tile.cuh"
 
@@ -40,7 +40,7 @@ template <typename T, int TAPS> struct Column {
 template <typename T, int TAPS>
 __device__ __forceinline__ void along_x(const Raw<T>& raw, const Taps& t, int width, int column, const Axis& x_axis) {
     constexpr int AT_ONCE = 4;
-    const int pitch = raw.words * Raw<T>::N, odd = (int)threadIdx.x >= width;
+    const int pitch = raw.words * Raw<T>::N, odd = (int)threadIdx.y;
     Column<T, TAPS> mine;
 #pragma unroll
     for (int k = 0; k < TAPS; ++k) {
@@ -64,32 +64,31 @@ template <int TAPS> struct RowTaps {
 
 template <typename T, int TAPS>
 __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict__ output, const Axis& y_axis,
-                                     const Axis& x_axis, u32 across, u32 down, int width, int words, int most_rows) {
+                                     const Axis& x_axis, int words, int most_rows) {
     constexpr int N = Raw<T>::N, RUN = ROWS / (2 * N);
     __shared__ RowTaps<TAPS> row_taps[ROWS];
-    const u32 strip = blockIdx.x / across, plane = strip / down;
-    const int column0 = (int)(blockIdx.x - strip * across) * width, row0 = (int)(strip - plane * down) * ROWS;
-    const int last = min(row0 + ROWS, y_axis.output) - 1;
+    const int width = (int)blockDim.x, thread = thread_of(width), column0 = (int)blockIdx.z * width;
+    const int row0 = (int)blockIdx.y * ROWS, last = min(row0 + ROWS, y_axis.output) - 1;
     const int top = taps(row0, y_axis, TAPS).base, rows = taps(last, y_axis, TAPS).base + TAPS - top;
     const int left = taps(column0, x_axis, TAPS).at(0, x_axis) / N * N;
     const Raw<T> raw{(T*)(held_rows + most_rows * width), top, rows, left, words};
-    raw.fetch(input + (i64)plane * y_axis.input * x_axis.input, y_axis.input, x_axis.input);
-    for (int i = threadIdx.x; i < ROWS; i += blockDim.x) {
+    raw.fetch(input + (i64)blockIdx.x * y_axis.input * x_axis.input, y_axis.input, x_axis.input, thread, 2 * width);
+    for (int i = thread; i < ROWS; i += 2 * width) {
         const Taps t = taps(row0 + i, y_axis, TAPS);
         row_taps[i].base = t.base - top;
 #pragma unroll
         for (int k = 0; k < TAPS; ++k) row_taps[i].weight[k] = t.weight[k];
     }
-    const int column = (int)threadIdx.x % width;
+    const int column = (int)threadIdx.x;
     const Taps column_taps = taps(column0 + column, x_axis, TAPS);
     copies_wait<0>();
     __syncthreads();
     if (column0 + column < x_axis.output) along_x<T, TAPS>(raw, column_taps, width, column, x_axis);
     __syncthreads();
-    const int lanes = width / N, group = (int)threadIdx.x / lanes, word = ((int)threadIdx.x - group * lanes) * N;
-    const int from = group * RUN;
+    const Run run(width, N);
+    const int word = run.word, from = run.number * RUN;
     if (column0 + word >= x_axis.output) return;
-    uint4* to = (uint4*)(output + ((i64)plane * y_axis.output + row0 + from) * x_axis.output + column0 + word);
+    uint4* to = (uint4*)(output + ((i64)blockIdx.x * y_axis.output + row0 + from) * x_axis.output + column0 + word);
     float window[TAPS][N];
     int next = row_taps[from].base;
 #pragma unroll 1
@@ -120,11 +119,9 @@ __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict_
 #define STAGED(T, name, TAPS)                                                                                         \
     extern "C" __global__ void __launch_bounds__(MOST_THREADS)                                                        \
         staged_##name##_##TAPS(const T* input, T* output, i64 planes, i64 in_h, i64 in_w, i64 out_h, i64 out_w,       \
-                               float step_h, float step_w, float half, float shift, i64 across, i64 down, i64 width,  \
-                               i64 words, i64 most_rows) {                                                            \
+                               float step_h, float step_w, float half, float shift, i64 words, i64 most_rows) {       \
         tile<T, TAPS>(input, output, {(int)in_h, (int)out_h, step_h, half, shift},                                    \
-                      {(int)in_w, (int)out_w, step_w, half, shift}, (u32)across, (u32)down, (int)width, (int)words,   \
-                      (int)most_rows);                                                                                \
+                      {(int)in_w, (int)out_w, step_w, half, shift}, (int)words, (int)most_rows);                      \
     }
 STAGED(float, f32, 2)
 STAGED(float, f32, 4)

@@ -7,7 +7,7 @@ use touchstone_reference::{
 
 use super::{countable, kind_of, lanes, threads};
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, MAX_GRID, Plan},
     variant::Unsupported,
 };
 
@@ -117,6 +117,16 @@ fn tile_bytes(rows: usize, width: usize, words: usize) -> Result<usize, Unsuppor
     }
 }
 
+/// Grid of tiles: planes, rows of tiles, tiles of a row.
+fn tiles(p: &Params, down: usize, across: usize) -> Result<[usize; 3], Unsupported> {
+    let planes = p.batch * p.channels;
+    countable(planes, "planes")?;
+    match down.max(across) <= MAX_GRID[1] {
+        true => Ok([planes, down, across]),
+        false => Err(Unsupported(format!("{down} x {across} tiles exceed CUDA's grids"))),
+    }
+}
+
 /// An axis of a forward resize: pixels of the input and of the output.
 struct Axis<'a> {
     p: &'a Params,
@@ -148,9 +158,7 @@ pub(super) fn staged<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<
     const TILE: [usize; 2] = [64, 128];
     let (p, mut plan, ends) = forward(case, inputs)?;
     let width = tile_width(&p, p.out_w, TILE[1])?;
-    let [down, across] = [p.out_h.div_ceil(TILE[0]), p.out_w.div_ceil(width)];
-    let tiles = p.batch * p.channels * down * across;
-    countable(tiles, "tiles")?;
+    let grid = tiles(&p, p.out_h.div_ceil(TILE[0]), p.out_w.div_ceil(width))?;
     let y = Axis { p: &p, input: p.in_h, output: p.out_h };
     let rows = y.reach::<I>(TILE[0]).map(|(first, last)| (last - first + 1) as usize).max();
     let per_word = 16 / p.dtype.bytes() as i64;
@@ -162,9 +170,9 @@ pub(super) fn staged<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<
     let mut args = ends.to_vec();
     args.extend(sizes(&p));
     args.extend(positions(&p));
-    args.extend([across, down, width, words, rows].map(Arg::from));
+    args.extend([words, rows].map(Arg::from));
     let symbol = format!("staged_{}_{}", p.dtype.name(), I::TAPS);
-    plan.launch("upsample_resize_staged", symbol, [tiles, 1, 1], [2 * width, 1, 1], shared, &args);
+    plan.launch("upsample_resize_staged", symbol, grid, [width, 2, 1], shared, &args);
     Ok(plan)
 }
 
@@ -285,9 +293,7 @@ pub(super) fn staged_backward<I: Interpolation>(
     const TILE: [usize; 2] = [32, 64];
     let (p, mut plan, d_output, d_input) = backward(case, inputs)?;
     let width = tile_width(&p, p.in_w, TILE[1])?;
-    let [down, across] = [p.in_h.div_ceil(TILE[0]), p.in_w.div_ceil(width)];
-    let tiles = p.batch * p.channels * down * across;
-    countable(tiles, "tiles")?;
+    let grid = tiles(&p, p.in_h.div_ceil(TILE[0]), p.in_w.div_ceil(width))?;
     let mut args: Vec<Arg> = vec![d_output.into()];
     let (readers, tables) = both_readers::<I>(&p, &mut plan);
     args.extend(tables);
@@ -303,10 +309,9 @@ pub(super) fn staged_backward<I: Interpolation>(
     let shared = tile_bytes(rows, width, words)?;
     args.push(d_input.into());
     args.extend(sizes(&p));
-    args.extend([across, down, width, words, rows].map(Arg::from));
+    args.extend([words, rows].map(Arg::from));
     let symbol = format!("staged_{}", p.dtype.name());
-    let block = [4 * width, 1, 1];
-    plan.launch("upsample_resize_backward_staged", symbol, [tiles, 1, 1], block, shared, &args);
+    plan.launch("upsample_resize_backward_staged", symbol, grid, [width, 4, 1], shared, &args);
     Ok(plan)
 }
 
