@@ -70,6 +70,18 @@ fn forward_case(p: &ForwardParams, seed: u64) -> Case {
     Case::new("attention.forward", p, seed)
 }
 
+/// A score by the definition: of `x = scale · q · k`.
+fn score_of(p: &ForwardParams, x: f64) -> f64 {
+    if p.softcap > 0.0 { p.softcap * (x / p.softcap).tanh() } else { x }
+}
+
+/// The same case with another soft cap.
+fn with_softcap(case: &Case, softcap: f64) -> Case {
+    let others = case.fields().filter(|(key, _)| *key != "softcap");
+    let others: String = others.map(|(key, value)| format!("{key}={value},")).collect();
+    format!("{}:softcap={softcap},{others}seed={}", case.op(), case.seed()).parse().unwrap()
+}
+
 fn visible_keys(p: &ForwardParams, inputs: &Tensors, b: usize, i: usize) -> std::ops::Range<usize> {
     let length = |name: &str| inputs.tensor(name).to_i64()[b] as usize;
     p.problem().visible(i, length("lengths_q"), length("lengths_k"))
@@ -117,7 +129,7 @@ proptest! {
                     let head = h / (p.heads_q / p.heads_kv);
                     let key = &k[((b * p.seq_k + j) * p.heads_kv + head) * p.head_dim..];
                     let score: f64 = query.iter().zip(key).map(|(q, k)| q * k).sum();
-                    (scale * score - lse[at]).exp()
+                    (score_of(&p, scale * score) - lse[at]).exp()
                 })
                 .sum();
             let right = if any { (sum - 1.0).abs() < 1e-9 } else { lse[at] == f64::NEG_INFINITY };
@@ -242,6 +254,7 @@ proptest! {
     fn adding_a_constant_to_all_scores_moves_only_the_log_sum_exp((mut p, seed) in small_forward()) {
         // With one more dimension that holds 1 in every query and c in every key, each score grows by scale·c.
         p.scale = Some(0.25);
+        p.softcap = 0.0;
         p.head_dim = p.head_dim.max(2);
         let case = forward_case(&p, seed);
         let base = inputs(&case);
@@ -255,6 +268,33 @@ proptest! {
         let moved: Vec<f64> = values(&none, "lse").iter().map(|lse| lse + 2.0).collect();
         close(&moved, &values(&eight, "lse"), 1e-11)?;
     }
+
+    #[test]
+    fn a_cap_far_above_all_scores_changes_nothing(
+        case in prop_oneof![cases::forward(), cases::backward(), cases::decode()]
+    ) {
+        // tanh(y) is y up to y³ / 3, so scores of a few hundred, the largest here, move by 10⁻⁵.
+        let (plain, capped) = (with_softcap(&case, 0.0), with_softcap(&case, 1e6));
+        let given = inputs(&plain);
+        let (plain, capped) = (answer(&plain, &given), answer(&capped, &given));
+        for (name, _) in plain.iter() {
+            close(&values(&plain, name), &values(&capped, name), 1e-4)?;
+        }
+    }
+
+    #[test]
+    fn no_log_sum_exp_is_farther_than_the_cap_from_that_of_equal_scores((mut p, seed) in small_forward()) {
+        p.softcap = 0.5;
+        p.sd = 4.0;
+        let case = forward_case(&p, seed);
+        let inputs = inputs(&case);
+        for (at, lse) in values(&answer(&case, &inputs), "lse").iter().enumerate() {
+            let (b, i) = (at / p.seq_q / p.heads_q, at % p.seq_q);
+            let seen = visible_keys(&p, &inputs, b, i).len() as f64;
+            let within = (lse - seen.ln()).abs() <= p.softcap + 1e-12;
+            prop_assert!(seen == 0.0 || within, "{} of {} keys", lse, seen);
+        }
+    }
 }
 
 proptest! {
@@ -262,7 +302,8 @@ proptest! {
 
     #[test]
     fn decoding_gives_the_last_row_of_the_causal_forward_pass(
-        keys in 1usize..70, group in 1usize..4, dim in 1usize..20, seed in 0u64..1000
+        keys in 1usize..70, group in 1usize..4, dim in 1usize..20, seed in 0u64..1000,
+        softcap in prop_oneof![Just(0.0), Just(0.7)],
     ) {
         let (batch, heads_kv) = (2, 2);
         let params = ForwardParams {
@@ -276,6 +317,7 @@ proptest! {
             window: 0,
             lengths: touchstone_reference::attention::Lengths::Full,
             scale: None,
+            softcap,
             sd: 1.0,
             dtype: DType::F32,
         };
@@ -293,6 +335,7 @@ proptest! {
             page_size: 0,
             lengths: params.lengths,
             scale: None,
+            softcap,
             sd: 1.0,
             dtype: DType::F32,
         };
@@ -344,6 +387,7 @@ proptest! {
         (kv, group, dim) in (1usize..3, 1usize..3, 1usize..5),
         mask in prop_oneof![Just(Mask::Full), Just(Mask::Causal), Just(Mask::Window)],
         (pick, seed) in (0usize..1000, 0u64..1000),
+        softcap in prop_oneof![Just(0.0), Just(0.7)],
     ) {
         let window = if mask == Mask::Window { 2 } else { 0 };
         let params = ForwardParams {
@@ -357,6 +401,7 @@ proptest! {
             window,
             lengths: touchstone_reference::attention::Lengths::Full,
             scale: None,
+            softcap,
             sd: 1.0,
             dtype: DType::F32,
         };
@@ -370,6 +415,7 @@ proptest! {
             mask,
             window,
             scale: None,
+            softcap,
             sd: 1.0,
             dtype: DType::F32,
         };

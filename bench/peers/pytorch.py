@@ -51,6 +51,8 @@ def qkv(p, seq_q):
     """Inputs in PyTorch's layout [batch, heads, seq, head_dim], strided as ours are."""
     if p.get("lengths", "full") != "full" or p.get("mask") == "window" or p["dtype"] not in DTYPES:
         raise NotThisCase
+    if "softcap" in p:
+        raise NotThisCase  # scaled_dot_product_attention has none
     make = lambda s, h: normal((p["batch"], s, h, p["head_dim"]), DTYPES[p["dtype"]]).transpose(1, 2)
     return make(seq_q, p["heads_q"]), make(p["seq_k"], p["heads_kv"]), make(p["seq_k"], p["heads_kv"])
 

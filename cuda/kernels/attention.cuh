@@ -2,7 +2,8 @@
 //
 // q, o and their gradients are [batch, seq_q, heads_q, head_dim], k and v [batch, seq_k, heads_kv, head_dim],
 // lse [batch, heads_q, seq_q], all row-major. `causal` is 0 or 1; `window` is the number of keys a causal
-// query sees, or a number beyond every sequence for all of them.
+// query sees, or a number beyond every sequence for all of them. A score is scale·x with x = q·k, or, where `squeeze` is
+// not 0, scale·tanh(squeeze·x): a soft cap of `scale`.
 #pragma once
 #include "numeric.cuh"
 
@@ -27,6 +28,37 @@ __device__ __forceinline__ float exp2_fast(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+
+// tanh(squeeze·x), off by at most 15 units of 2^-24 of its size: 1 - 2 / (1 + e^2y), or where that cancels, for y² < 1/4,
+// a polynomial (our own fit of (tanh y / y - 1) / y² in powers of y², a quarter of a unit off). tanh.approx is off by
+// 2^-11, which a cap of 50 makes an error of 2 % in a probability; tanhf has a branch that lanes would take both ways.
+// In assembly, because kernels write it out for every score of a tile: names of its own keep the PTX a third shorter.
+__device__ __forceinline__ float tanh_of(float x, float squeeze) {
+    float tanh;
+    asm("{\n.reg .f32 y, z, p;\n.reg .pred near;\n"
+        "mul.f32 y, %1, %2;\n"
+        "mul.f32 z, y, 0f4038AA3B;\n"
+        "ex2.approx.ftz.f32 z, z;\n"
+        "add.f32 z, z, 0f3F800000;\n"
+        "rcp.approx.ftz.f32 z, z;\n"
+        "fma.rn.f32 %0, z, 0fC0000000, 0f3F800000;\n"
+        "mul.f32 z, y, y;\n"
+        "fma.rn.f32 p, z, 0f3C8D3E07, 0fBD59463B;\n"  // 0.01724149, -0.05304549
+        "fma.rn.f32 p, p, z, 0f3E0874FE;\n"  // 0.13325879
+        "fma.rn.f32 p, p, z, 0fBEAAAA6B;\n"  // -0.33333144
+        "mul.f32 p, p, z;\n"
+        "setp.lt.f32 near, z, 0f3E800000;\n"
+        "@near fma.rn.f32 %0, p, y, y;\n}"
+        : "=&f"(tanh)
+        : "f"(x), "f"(squeeze));
+    return tanh;
+}
+
+// What `scale` multiplies in a score, of x = q·k.
+__device__ __forceinline__ float capped(float x, float squeeze) { return squeeze == 0.f ? x : tanh_of(x, squeeze); }
+
+// The slope of a soft cap where the squeezed score is `s`.
+__device__ __forceinline__ float slope_at(float s, float squeeze) { return squeeze == 0.f ? 1.f : fmaf(-s, s, 1.f); }
 
 // An array of f32, f16 or bf16 whose type is known at run time only: the kernels on CUDA cores convert every value
 // anyway, and one kernel for three types keeps the PTX small.

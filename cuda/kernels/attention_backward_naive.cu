@@ -3,7 +3,7 @@
 // Shapes: see attention.cuh; d_o, dq as q; dk, dv as k; delta: f32 scratch [batch, heads_q, seq_q];
 //   p, ds: f32 scratch [batch, heads_q, seq_q, seq_k].
 // Plan: delta: one thread a row. pairs: one thread a pair. dq, dk_dv: one thread a gradient.
-// Numerics: f32 throughout, expf.
+// Numerics: f32 throughout, expf, a soft cap by tanh_of; the scale of dq and dk is that of q·k, whatever the cap.
 // Limits: the scratch is twice that of the naive forward pass.
 #include "attention.cuh"
 
@@ -24,7 +24,7 @@ __device__ void delta(const T* d_o, const T* o, float* result, i64 batch, i64 se
 template <typename T>
 __device__ void pairs(const T* q, const T* k, const T* v, const T* d_o, const float* lse, const float* delta, float* p,
                       float* ds, i64 batch, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, i64 dim, int causal,
-                      i64 window, float scale) {
+                      i64 window, float scale, float squeeze) {
     const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= batch * heads_q * seq_q * seq_k) return;
     const i64 row = at / seq_k, j = at % seq_k;
@@ -43,9 +43,10 @@ __device__ void pairs(const T* q, const T* k, const T* v, const T* d_o, const fl
         score = fmaf(to_float(q[query + d]), to_float(k[key + d]), score);
         gradient = fmaf(to_float(d_o[query + d]), to_float(v[key + d]), gradient);
     }
+    score = capped(score, squeeze);
     const float probability = expf(scale * score - lse[row]);
     p[at] = probability;
-    ds[at] = probability * (gradient - delta[row]);
+    ds[at] = probability * (gradient - delta[row]) * slope_at(score, squeeze);
 }
 
 template <typename T>
@@ -93,9 +94,9 @@ __device__ void dk_dv(const float* p, const float* ds, const T* q, const T* d_o,
     extern "C" __global__ void pairs_##suffix(const T* q, const T* k, const T* v, const T* d_o, const float* lse,     \
                                               const float* delta, float* p, float* ds, i64 batch, i64 seq_q,          \
                                               i64 seq_k, i64 heads_q, i64 heads_kv, i64 dim, int causal, i64 window,  \
-                                              float scale) {                                                          \
+                                              float scale, float squeeze) {                                           \
         pairs<T>(q, k, v, d_o, lse, delta, p, ds, batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window,        \
-                 scale);                                                                                              \
+                 scale, squeeze);                                                                                     \
     }                                                                                                                 \
     extern "C" __global__ void dq_##suffix(const float* ds, const T* k, T* result, i64 batch, i64 seq_q, i64 seq_k,   \
                                            i64 heads_q, i64 heads_kv, i64 dim, float scale) {                         \

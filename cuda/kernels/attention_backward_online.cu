@@ -5,7 +5,8 @@
 //   multiple of 4 up to 128; one kernel for f32, f16 and bf16.
 // Plan: delta: a warp a row. dq: 16 x 16 threads take 64 queries and walk over tiles of 32 keys. dk_dv: they take 64
 //   keys and walk over tiles of 32 queries of every head of the group. Tiles lie in shared memory as f32.
-// Numerics: f32 multiply-adds on CUDA cores; 2^x with the scale and log2(e) folded into one factor.
+// Numerics: f32 multiply-adds on CUDA cores; a soft cap by tanh_of; 2^x with the scale and log2(e) folded into one
+//   factor.
 // Limits: scores and dP are computed twice, once in each kernel; bound by f32 multiply-adds.
 #include "attention_tile.cuh"
 
@@ -16,7 +17,7 @@ constexpr int OWN = 64, OTHER = 32, STRIDE = OTHER + 4;
 struct Sizes {
     i64 seq_q, seq_k, heads_q, heads_kv;
     int dim, causal, window;
-    float scale;
+    float scale, squeeze, slope;  // slope: of a score by q·k, where it is not squeezed
 
     __device__ __forceinline__ Keys seen_by(int i) const { return visible(i, (int)seq_q, (int)seq_k, causal, window); }
 };
@@ -60,6 +61,7 @@ __device__ void query_gradient(const void* q, const void* k, const void* v, cons
         float s[4][2], dp[4][2];
         products<DIM, 2>(s, q_tile, k_tile, ty, tx);
         products<DIM, 2>(dp, d_o_tile, v_tile, ty, tx);
+        squeeze_all(s, n.squeeze);
 #pragma unroll
         for (int r = 0; r < 4; ++r)
 #pragma unroll
@@ -67,13 +69,14 @@ __device__ void query_gradient(const void* q, const void* k, const void* v, cons
                 const int j = j0 + tx + 16 * c;
                 const bool visible = j >= seen[r].begin && j < seen[r].end;
                 const float p = visible ? exp2_fast(fmaf(s[r][c], n.scale * LOG2_E, -base[r])) : 0.f;
-                ds_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] = p * (dp[r][c] - row_delta[r]);
+                ds_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] =
+                    p * (dp[r][c] - row_delta[r]) * slope_at(s[r][c], n.squeeze);
             }
         __syncthreads();
         accumulate<DIM, OTHER>(sum, ds_tile, k_tile, ty, tx);
     }
     __syncthreads();
-    put_sums<DIM>(q_tile, sum, n.scale, ty, tx);
+    put_sums<DIM>(q_tile, sum, n.slope, ty, tx);
     __syncthreads();
     store_tile<DIM>(q_tile, dq, kind, q_head, q_stride, i0, (int)n.seq_q, n.dim, OWN);
 }
@@ -116,6 +119,7 @@ __device__ void key_gradients(const void* q, const void* k, const void* v, const
             float s[4][2], dp[4][2];
             products<DIM, 2>(s, k_tile, q_tile, ty, tx);
             products<DIM, 2>(dp, v_tile, d_o_tile, ty, tx);
+            squeeze_all(s, n.squeeze);
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
                 const int i = min(i0 + tx + 16 * c, (int)n.seq_q - 1);
@@ -128,7 +132,8 @@ __device__ void key_gradients(const void* q, const void* k, const void* v, const
                     const bool visible = real && j >= seen.begin && j < seen.end;
                     const float p = visible ? exp2_fast(fmaf(s[r][c], n.scale * LOG2_E, -base)) : 0.f;
                     p_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] = p;
-                    ds_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] = p * (dp[r][c] - query_delta);
+                    ds_tile[(ty * 4 + r) * STRIDE + tx + 16 * c] =
+                        p * (dp[r][c] - query_delta) * slope_at(s[r][c], n.squeeze);
                 }
             }
             __syncthreads();
@@ -137,7 +142,7 @@ __device__ void key_gradients(const void* q, const void* k, const void* v, const
         }
     }
     __syncthreads();
-    put_sums<DIM>(k_tile, k_sum, n.scale, ty, tx);
+    put_sums<DIM>(k_tile, k_sum, n.slope, ty, tx);
     put_sums<DIM>(v_tile, v_sum, 1.f, ty, tx);
     __syncthreads();
     store_tile<DIM>(k_tile, dk, kind, k_head, k_stride, j0, (int)n.seq_k, n.dim, OWN);
@@ -169,17 +174,17 @@ extern "C" __global__ void __launch_bounds__(256)
         dq_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,               \
                   const void* __restrict__ d_o, const float* __restrict__ lse, const float* __restrict__ delta,     \
                   void* __restrict__ dq, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim,        \
-                  int causal, i64 window, float scale) {                                                                        \
+                  int causal, i64 window, float scale, float squeeze, float slope) {                                \
         query_gradient<DIM>(q, k, v, d_o, lse, delta, dq, kind,                                                     \
-                            {seq_q, seq_k, heads_q, heads_kv, dim, causal, (int)window, scale});                         \
+                            {seq_q, seq_k, heads_q, heads_kv, dim, causal, (int)window, scale, squeeze, slope});    \
     }                                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 2)                                                            \
         dk_dv_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,            \
                      const void* __restrict__ d_o, const float* __restrict__ lse, const float* __restrict__ delta,  \
                      void* __restrict__ dk, void* __restrict__ dv, int kind, i64 seq_q, i64 seq_k, i64 heads_q,     \
-                     i64 heads_kv, int dim, int causal, i64 window, float scale) {                                           \
+                     i64 heads_kv, int dim, int causal, i64 window, float scale, float squeeze, float slope) {      \
         key_gradients<DIM>(q, k, v, d_o, lse, delta, dk, dv, kind,                                                  \
-                           {seq_q, seq_k, heads_q, heads_kv, dim, causal, (int)window, scale});                          \
+                           {seq_q, seq_k, heads_q, heads_kv, dim, causal, (int)window, scale, squeeze, slope});     \
     }
 KERNELS(64)
 KERNELS(128)

@@ -10,7 +10,8 @@
 //   and walk over tiles of 64 keys likewise. Warpgroup 0 fetches: one thread by tensor copies, one warp the statistics of
 //   the queries. The products of a tile's scores are issued behind those that sum the tile before, so that the tensor
 //   cores have work while exponentials are computed.
-// Numerics: f32 sums; probabilities and score gradients are rounded to the storage type for the second products.
+// Numerics: f32 sums; a soft cap by tanh_of; probabilities and score gradients are rounded to the storage type for the
+//   second products.
 // Limits: scores and dP are computed twice, once in each kernel: 7 products where 5 would do.
 // Target: compute_90a
 // Twin: f16
@@ -33,7 +34,7 @@ constexpr u32 FULL = STATS + STAGES * QUERIES * 8, FREE = FULL + 8 * STAGES, OWN
 
 struct Sizes {
     int batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window;
-    float scale;
+    float scale, squeeze, slope;  // slope: of a score by q·k, where it is not squeezed
 
     __device__ __forceinline__ Keys seen_by(int i) const { return visible(i, seq_q, seq_k, causal, window); }
     // Queries that see key j, should they exist: i sees j < i + shift + 1 and no key before the window.
@@ -75,6 +76,21 @@ template <int OTHER> __device__ __forceinline__ void round_off(u32 (&a)[OTHER / 
     for (int k = 0; k < OTHER / 16; ++k)
 #pragma unroll
         for (int x = 0; x < 4; ++x) a[k][x] = Pair<T>::pack(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
+}
+
+// A soft cap on a tile of scores, where there is one, and its slopes.
+template <int N> __device__ __forceinline__ void squeeze_tile(float (&s)[N], float (&slopes)[N], float squeeze) {
+    if (squeeze == 0.f) return;
+#pragma unroll
+    for (int x = 0; x < N; ++x) {
+        s[x] = tanh_of(s[x], squeeze);
+        slopes[x] = fmaf(-s[x], s[x], 1.f);
+    }
+}
+template <int N> __device__ __forceinline__ void multiply(float (&ds)[N], const float (&slopes)[N], float squeeze) {
+    if (squeeze == 0.f) return;
+#pragma unroll
+    for (int x = 0; x < N; ++x) ds[x] *= slopes[x];
 }
 
 __device__ __forceinline__ void load_two(float (&x)[2], u32 from) {
@@ -154,9 +170,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     dk_dv_bf16(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
                const __grid_constant__ TensorMap d_o, const float* __restrict__ lse, const float* __restrict__ delta,
                T* __restrict__ dk, T* __restrict__ dv, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim,
-               int causal, int window, float scale) {
+               int causal, int window, float scale, float squeeze, float slope) {
     constexpr u32 TILE = QUERIES * DIM * 2;
-    const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale};
+    const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale, squeeze, slope};
     const u32 shared = begin_block();
     const Place place = key_place(n);
     const Keys tiles = query_tiles(n, place.j0);
@@ -201,7 +217,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int own = threadIdx.x / 128 - 1, warp_row = own * 64 + threadIdx.x / 32 % 4 * 16, j = place.j0 + warp_row;
     const u32 k_rows = shared + FIRST + own * 64 * ROW, v_rows = shared + SECOND + own * 64 * ROW;
     const float factor = scale * LOG2_E;
-    float dk_sum[DIM / 2], dv_sum[DIM / 2], s[QUERIES / 2], dp[QUERIES / 2];
+    float dk_sum[DIM / 2], dv_sum[DIM / 2], s[QUERIES / 2], dp[QUERIES / 2], slopes[QUERIES / 2];
     u32 p[QUERIES / 16][4], ds[QUERIES / 16][4];
     const int turns = (tiles.end - tiles.begin) * group;
     // Queries that see every key of this warp.
@@ -218,8 +234,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto stats_at = [&](u32 turn, int which) {
         return shared + STATS + ((turn % STAGES * 2 + which) * QUERIES + lane % 4 * 2) * 4;
     };
-    // Probabilities of a turn, in place of its scores.
+    // Probabilities of a turn, in place of its scores, and the slopes of a soft cap.
     const auto soften = [&](u32 turn) {
+        squeeze_tile(s, slopes, squeeze);
         const int i0 = tile * QUERIES;
         if (++tile == tiles.end) tile = tiles.begin;
         if (causal && (i0 < all_begin || i0 + QUERIES > all_end))
@@ -251,6 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
             for (int e = 0; e < 4; ++e) dp[c * 4 + e] = s[c * 4 + e] * (dp[c * 4 + e] - row_delta[e % 2]);
         }
+        multiply(dp, slopes, squeeze);
         round_off<QUERIES>(ds, dp);
         product_wait<0>();
         product_done(dv_sum);
@@ -291,7 +309,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     named_sync(1 + own, 128);  // all of the warpgroup have read its K and V
     const i64 stride = (i64)heads_kv * dim, row = ((i64)place.b * seq_k + j) * stride + (i64)place.head * dim;
-    put_rows(dk_sum, scale, k_rows + threadIdx.x / 32 % 4 * 16 * ROW, dk + row, stride, seq_k - j, dim, lane);
+    put_rows(dk_sum, slope, k_rows + threadIdx.x / 32 % 4 * 16 * ROW, dk + row, stride, seq_k - j, dim, lane);
     put_rows(dv_sum, 1.f, v_rows + threadIdx.x / 32 % 4 * 16 * ROW, dv + row, stride, seq_k - j, dim, lane);
 }
 
@@ -301,9 +319,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     dq_bf16(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
             const __grid_constant__ TensorMap d_o, const float* __restrict__ lse, const float* __restrict__ delta,
             T* __restrict__ dq, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim, int causal, int window,
-            float scale) {
+            float scale, float squeeze, float slope) {
     constexpr u32 TILE = KEYS * DIM * 2;
-    const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale};
+    const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale, squeeze, slope};
     const u32 shared = begin_block();
     // The last queries come first: they see most keys.
     const u32 heads = batch * heads_q, bh = blockIdx.x % heads;
@@ -335,7 +353,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int own = threadIdx.x / 128 - 1, i = i0 + own * 64 + threadIdx.x / 32 % 4 * 16;
     const u32 q_rows = shared + FIRST + own * 64 * ROW, d_o_rows = shared + SECOND + own * 64 * ROW;
     const float factor = scale * LOG2_E;
-    float sum[DIM / 2], s[KEYS / 2], dp[KEYS / 2], base[2], row_delta[2];
+    float sum[DIM / 2], s[KEYS / 2], dp[KEYS / 2], slopes[KEYS / 2], base[2], row_delta[2];
     u32 ds[KEYS / 16][4];
     Keys seen[2];
 #pragma unroll
@@ -356,6 +374,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         begin_scores<KEYS>(dp, d_o_rows, pair_at(turn) + TILE);
     };
     const auto soften = [&](u32 turn) {
+        squeeze_tile(s, slopes, squeeze);
         const int j0 = (first + turn) * KEYS;
         if (j0 < all_begin || j0 + KEYS > all_end)
 #pragma unroll
@@ -367,6 +386,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto differ = [&] {
 #pragma unroll
         for (int x = 0; x < KEYS / 2; ++x) dp[x] = s[x] * (dp[x] - row_delta[x / 2 % 2]);
+        multiply(dp, slopes, squeeze);
     };
     const auto sum_up = [&](u32 turn) {
         begin_gather<KEYS>(sum, ds, pair_at(turn), turn > 0);
@@ -406,6 +426,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     named_sync(1 + own, 128);  // all of the warpgroup have read its Q
     const i64 stride = (i64)heads_q * dim;
-    put_rows(sum, scale, q_rows + threadIdx.x / 32 % 4 * 16 * ROW, dq + ((i64)b * seq_q + i) * stride + (i64)h * dim, stride,
+    put_rows(sum, slope, q_rows + threadIdx.x / 32 % 4 * 16 * ROW, dq + ((i64)b * seq_q + i) * stride + (i64)h * dim, stride,
              seq_q - i, dim, lane);
 }

@@ -3,7 +3,7 @@
 // Shapes: q, o [batch, heads_q, head_dim]; k, v rows of [heads_kv, head_dim], contiguous or paged (attention_cache.cuh);
 //   scores: f32 scratch [batch, heads_q, seq_k]; lse [batch, heads_q].
 // Plan: 128 threads; first a thread takes every 128th key, then every 128th output value.
-// Numerics: f32, expf.
+// Numerics: f32, expf, a soft cap by tanh_of.
 // Limits: every query head reads its key head again, and few sequences leave most of the device idle.
 #include "attention_cache.cuh"
 
@@ -19,7 +19,7 @@ template <typename Combine> __device__ float block_reduce(float x, float* shared
 
 template <typename T>
 __device__ void decode(const T* q, const T* k, const T* v, Cache cache, const int* lengths, float* s, T* o, float* lse,
-                       i64 heads_q, i64 heads_kv, i64 dim, float scale) {
+                       i64 heads_q, i64 heads_kv, i64 dim, float scale, float squeeze) {
     __shared__ float shared[4];
     const i64 bh = blockIdx.x, b = bh / heads_q, head = bh % heads_q / (heads_q / heads_kv);
     const int keys = lengths[b];
@@ -31,7 +31,7 @@ __device__ void decode(const T* q, const T* k, const T* v, Cache cache, const in
         float sum = 0.f;
 #pragma unroll 1
         for (i64 d = 0; d < dim; ++d) sum = fmaf(to_float(query[d]), to_float(key[d]), sum);
-        scores[j] = scale * sum;
+        scores[j] = scale * capped(sum, squeeze);
         max = fmaxf(max, scores[j]);
     }
     max = block_reduce(max, shared, [](float x, float y) { return fmaxf(x, y); });
@@ -59,8 +59,9 @@ __device__ void decode(const T* q, const T* k, const T* v, Cache cache, const in
     extern "C" __global__ void __launch_bounds__(128)                                                                  \
         decode_##suffix(const T* q, const T* k, const T* v, const int* table, const int* lengths, float* s, T* o,      \
                         float* lse, i64 seq_k, i64 heads_q, i64 heads_kv, i64 dim, i64 pages, int page_shift,          \
-                        float scale) {                                                                                 \
-        decode<T>(q, k, v, {table, pages, seq_k, page_shift}, lengths, s, o, lse, heads_q, heads_kv, dim, scale);      \
+                        float scale, float squeeze) {                                                                  \
+        decode<T>(q, k, v, {table, pages, seq_k, page_shift}, lengths, s, o, lse, heads_q, heads_kv, dim, scale,       \
+                  squeeze);                                                                                            \
     }
 KERNEL(f32, float)
 KERNEL(f16, __half)

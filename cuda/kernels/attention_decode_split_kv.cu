@@ -7,7 +7,7 @@
 //   lanes (DIM 64 or 128; some idle for other sizes), 16 bytes at a time; a warp step takes 4 rows a lane, K and V loads issued together. The scores of a step are
 //   summed across lanes by exchanging halves (one shuffle a value instead of one for each power of two), and go
 //   through shared memory so that each probability is computed once.
-// Numerics: f32 multiply-adds, 2^x; each warp has its own running maximum.
+// Numerics: f32 multiply-adds, a soft cap by tanh_of, 2^x; each warp has its own running maximum.
 // Limits: bound by memory; groups beyond HEADS = 4 read K and V once for each HEADS.
 #include "attention_cache.cuh"
 
@@ -69,7 +69,8 @@ template <int N, int LANES> __device__ __forceinline__ void share_sums(float* x,
 
 template <int DIM>
 __device__ void partial(const char* q, const char* k, const char* v, Cache cache, const int* lengths, float* sums,
-                        float* stats, int kind, int dim, i64 batch, i64 heads_q, i64 heads_kv, i64 splits, float scale) {
+                        float* stats, int kind, int dim, i64 batch, i64 heads_q, i64 heads_kv, i64 splits, float scale,
+                        float squeeze) {
     constexpr int LANES = DIM / VALUES, GROUPS = 32 / LANES, KEYS = GROUPS * ROWS;
     constexpr int SCORES = HEADS * ROWS, HELD = SCORES > LANES ? SCORES / LANES : 1;
     constexpr int COPIES = SCORES > LANES ? 1 : LANES / SCORES, ROUNDS = (HEADS * KEYS + 31) / 32;
@@ -130,7 +131,8 @@ __device__ void partial(const char* q, const char* k, const char* v, Cache cache
 #pragma unroll
             for (int i = 0; i < HELD; ++i) {
                 const int number = part / COPIES * HELD + i, h = number / ROWS, place = number % ROWS * GROUPS + sub;
-                p_shared[warp][h * KEYS + place] = j0 + place < end ? score[i] * factor : NEG_INFINITY;
+                const float x = capped(score[i], squeeze);
+                p_shared[warp][h * KEYS + place] = j0 + place < end ? x * factor : NEG_INFINITY;
             }
         __syncwarp();
 #pragma unroll
@@ -242,9 +244,9 @@ extern "C" __global__ void __launch_bounds__(128)
         const char* __restrict__ q, const char* __restrict__ k, const char* __restrict__ v,                           \
         const int* __restrict__ table, const int* __restrict__ lengths, float* __restrict__ sums,                     \
         float* __restrict__ stats, int kind, int dim, i64 batch, i64 seq_k, i64 heads_q, i64 heads_kv, i64 pages,     \
-        int page_shift, i64 splits, float scale) {                                                                    \
+        int page_shift, i64 splits, float scale, float squeeze) {                                                     \
         partial<DIM>(q, k, v, {table, pages, seq_k, page_shift}, lengths, sums, stats, kind, dim, batch, heads_q,     \
-                     heads_kv, splits, scale);                                                                        \
+                     heads_kv, splits, scale, squeeze);                                                               \
     }
 PARTIAL(64)
 PARTIAL(128)

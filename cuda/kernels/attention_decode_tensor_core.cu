@@ -9,8 +9,8 @@
 //   O^T = V^T P^T, so that the 8 heads are the narrow side of m16n8k16. The order of the values within a product is free
 //   as long as both operands agree, so a lane loads 16 bytes of a row of K and they are its operand as they are; of V
 //   two rows are interleaved. The next step's K is under way while this one's softmax runs, its V from the product on.
-// Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not; each
-//   warp has its own running maximum; splits are combined in order, whoever comes last.
+// Numerics: f32 sums; a soft cap by tanh_of; probabilities are rounded to the storage type for the second product,
+//   their sum is not; each warp has its own running maximum; splits are combined in order, whoever comes last.
 // Limits: bound by memory; groups beyond 8 heads read K and V once for each 8.
 // Twin: f16
 #include "attention_cache.cuh"
@@ -134,7 +134,8 @@ template <int DIM> struct Part {
 
 template <int DIM>
 __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, const int* lengths, float* sums,
-                       float* stats, u32* counters, T* o, float* lse, const Sizes& n, float scale) {
+                       float* stats, u32* counters, T* o, float* lse, const Sizes& n, float scale,
+                       float squeeze) {
     __shared__ Shared<DIM> shared;
     const int warp = threadIdx.x / 32;
     const int group = n.heads_q / n.heads_kv, tiles = (group + HEADS - 1) / HEADS;
@@ -172,6 +173,9 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
         float s[4];
         part.score(s);
         if (next < end) part.load_keys(k, cache, n, b, head, next, end);
+        if (squeeze != 0.f)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) s[e] = tanh_of(s[e], squeeze);
         if (j + STEP > end) {
             if (j + part.lane / 4 >= end) s[0] = s[1] = NEG_INFINITY;
             if (j + part.lane / 4 + 8 >= end) s[2] = s[3] = NEG_INFINITY;
@@ -260,9 +264,9 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
         const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const int* __restrict__ table,     \
         const int* __restrict__ lengths, float* __restrict__ sums, float* __restrict__ stats, u32* counters,          \
         T* __restrict__ o, float* __restrict__ lse, int dim, int batch, i64 seq_k, int heads_q, int heads_kv,         \
-        i64 pages, int page_shift, int splits, float scale) {                                                         \
+        i64 pages, int page_shift, int splits, float scale, float squeeze) {                                          \
         decode<DIM>(q, k, v, {table, pages, seq_k, page_shift}, lengths, sums, stats, counters, o, lse,               \
-                    {dim, batch, heads_q, heads_kv, splits}, scale);                                                  \
+                    {dim, batch, heads_q, heads_kv, splits}, scale, squeeze);                                         \
     }
 KERNEL(64)
 KERNEL(128)

@@ -2,7 +2,7 @@
 // Source: Vaswani et al. 2017, equation 1.
 // Shapes: see attention.cuh; scores: f32 scratch [batch, heads_q, seq_q, seq_k].
 // Plan: scores: one thread a query-key pair. softmax: one block a row, in place. product: one thread an output.
-// Numerics: f32 throughout, expf, division by the row's sum at the end.
+// Numerics: f32 throughout, expf, soft cap by tanh_of, division by the row's sum at the end.
 // Limits: the scratch grows with seq_q x seq_k; rows are read once per pair and only caches make that bearable.
 #include "attention.cuh"
 
@@ -24,7 +24,8 @@ __device__ __forceinline__ Keys keys_of(Row r, const int* lengths_q, const int* 
 
 template <typename T>
 __device__ void scores(const T* q, const T* k, const int* lengths_q, const int* lengths_k, float* s, i64 batch,
-                       i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, i64 dim, int causal, i64 window, float scale) {
+                       i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, i64 dim, int causal, i64 window, float scale,
+                       float squeeze) {
     const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= batch * heads_q * seq_q * seq_k) return;
     const Row r = row_of(at / seq_k, heads_q, seq_q);
@@ -38,7 +39,7 @@ __device__ void scores(const T* q, const T* k, const int* lengths_q, const int* 
     const T* key = k + ((r.b * seq_k + j) * heads_kv + r.h / (heads_q / heads_kv)) * dim;
     float sum = 0.f;
     for (i64 d = 0; d < dim; ++d) sum = fmaf(to_float(query[d]), to_float(key[d]), sum);
-    s[at] = scale * sum;
+    s[at] = scale * capped(sum, squeeze);
 }
 
 template <typename T>
@@ -90,9 +91,10 @@ extern "C" __global__ void __launch_bounds__(128) softmax(float* __restrict__ s,
 #define KERNELS(suffix, T)                                                                                          \
     extern "C" __global__ void scores_##suffix(const T* q, const T* k, const int* lengths_q, const int* lengths_k,  \
                                                float* s, i64 batch, i64 seq_q, i64 seq_k, i64 heads_q,              \
-                                               i64 heads_kv, i64 dim, int causal, i64 window, float scale) {        \
+                                               i64 heads_kv, i64 dim, int causal, i64 window, float scale,          \
+                                               float squeeze) {                                                     \
         scores<T>(q, k, lengths_q, lengths_k, s, batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window,       \
-                  scale);                                                                                           \
+                  scale, squeeze);                                                                                  \
     }                                                                                                               \
     extern "C" __global__ void product_##suffix(const float* p, const T* v, const int* lengths_q,                   \
                                                 const int* lengths_k, T* o, i64 batch, i64 seq_q, i64 seq_k,        \

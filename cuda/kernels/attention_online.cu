@@ -3,7 +3,8 @@
 // Shapes: see attention.cuh; head_dim a multiple of 4 up to 128; one kernel for f32, f16 and bf16.
 // Plan: a block of 16 x 16 threads takes 64 queries of a head. A thread holds 4 rows by ROW_KEYS / 16 scores and
 //   4 rows by head_dim / 16 sums in registers; Q, K, V and P tiles lie in shared memory as f32, rows padded by 4.
-// Numerics: f32 multiply-adds on CUDA cores; 2^x with the scale and log2(e) folded into one factor.
+// Numerics: f32 multiply-adds on CUDA cores; a soft cap by tanh_of; 2^x with the scale and log2(e) folded into one
+//   factor.
 // Limits: bound by f32 multiply-adds and shared-memory reads; tensor cores are the next rung.
 #include "attention_tile.cuh"
 
@@ -23,7 +24,7 @@ __device__ __forceinline__ float reduce_sum_16(float x) {
 template <int DIM>
 __device__ void attend(const void* q, const void* k, const void* v, const int* lengths_q, const int* lengths_k, void* o,
                        float* lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim,
-                       int causal, i64 window, float scale) {
+                       int causal, i64 window, float scale, float squeeze) {
     constexpr int KEYS = DIM > 64 ? 32 : 64, COLUMNS = KEYS / 16, SUMS = DIM / 16;
     extern __shared__ __align__(16) float shared[];
     float* q_tile = shared;
@@ -58,6 +59,7 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
         __syncthreads();
         float s[4][COLUMNS];
         products<DIM, COLUMNS>(s, q_tile, k_tile, ty, tx);
+        squeeze_all(s, squeeze);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
             const Keys seen = visible(i0 + ty * 4 + r, queries, keys, causal, (int)window);
@@ -109,9 +111,9 @@ __device__ void attend(const void* q, const void* k, const void* v, const int* l
         forward_d##DIM(const void* __restrict__ q, const void* __restrict__ k, const void* __restrict__ v,          \
                        const int* __restrict__ lengths_q, const int* __restrict__ lengths_k, void* __restrict__ o,  \
                        float* __restrict__ lse, int kind, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim, \
-                       int causal, i64 window, float scale) {                                                       \
+                       int causal, i64 window, float scale, float squeeze) {                                        \
         attend<DIM>(q, k, v, lengths_q, lengths_k, o, lse, kind, seq_q, seq_k, heads_q, heads_kv, dim, causal,      \
-                    window, scale);                                                                                 \
+                    window, scale, squeeze);                                                                        \
     }
 KERNEL(64)
 KERNEL(128)

@@ -5,7 +5,8 @@
 //   fragment read from shared memory serves two products). K and V tiles of 64 keys are double-buffered by cp.async:
 //   the next tile is under way while this one is used. The last queries of a head come first, since with a causal
 //   mask they take longest.
-// Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
+// Numerics: f32 sums; a soft cap by tanh_of; probabilities are rounded to the storage type for the second product,
+//   their sum is not.
 // Limits: mma.sync reaches about two thirds of Hopper's rate; a warp's softmax is hidden only by other warps.
 // Twin: f16
 #include "attention_mma.cuh"
@@ -176,7 +177,7 @@ __device__ __forceinline__ Place place_of(u32 block, int seq_q, int heads_q) {
 template <typename T, int DIM>
 __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const int* lengths_q, const int* lengths_k,
                                        T* o, float* lse, i64 seq_q, i64 seq_k, i64 heads_q, i64 heads_kv, int dim,
-                                       int causal, i64 window, float scale) {
+                                       int causal, i64 window, float scale, float squeeze) {
     extern __shared__ __align__(128) unsigned char shared[];
     constexpr u32 TILE = KEYS * DIM * 2;
     const u32 q_tile = (u32)__cvta_generic_to_shared(shared), k_tiles = q_tile + QUERIES * DIM * 2;
@@ -230,6 +231,13 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
         copy_commit();
         float s[2][KEYS / 8][4];
         score<T, DIM>(s, q_tile + warp_row * DIM * 2, k_tiles + stage * TILE, lane);
+        if (squeeze != 0.f)
+#pragma unroll
+            for (int m = 0; m < 2; ++m)
+#pragma unroll
+                for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) s[m][n][e] = tanh_of(s[m][n][e], squeeze);
         if (j0 < all_begin || j0 + KEYS > all_end) {
             const u32 thread = again(threadIdx.x), row = thread / 32 * 32 + thread % 32 / 4;
             hide(s, i0 + row, j0 + thread % 4 * 2, queries, keys, causal, (int)window);
@@ -254,9 +262,9 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
         forward_d##DIM##_##suffix(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,          \
                                   const int* __restrict__ lengths_q, const int* __restrict__ lengths_k,               \
                                   T* __restrict__ o, float* __restrict__ lse, i64 seq_q, i64 seq_k, i64 heads_q,      \
-                                  i64 heads_kv, int dim, int causal, i64 window, float scale) {                       \
+                                  i64 heads_kv, int dim, int causal, i64 window, float scale, float squeeze) {        \
         attend<T, DIM>(q, k, v, lengths_q, lengths_k, o, lse, seq_q, seq_k, heads_q, heads_kv, dim, causal, window,   \
-                       scale);                                                                                        \
+                       scale, squeeze);                                                                               \
     }
 KERNEL(bf16, __nv_bfloat16, 64)
 KERNEL(bf16, __nv_bfloat16, 128)

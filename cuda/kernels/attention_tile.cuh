@@ -76,6 +76,15 @@ __device__ __forceinline__ void products(float (&s)[4][COLUMNS], const float* ro
     }
 }
 
+// The same with a soft cap, where there is one.
+template <int COLUMNS> __device__ __forceinline__ void squeeze_all(float (&s)[4][COLUMNS], float squeeze) {
+    if (squeeze == 0.f) return;
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) s[r][c] = tanh_of(s[r][c], squeeze);
+}
+
 // sum[r][c] += sum over j of weights[4 ty + r][j] * values[j][column(c, tx)], COUNT of them; rows of weights are
 // padded by 4.
 template <int DIM, int COUNT>

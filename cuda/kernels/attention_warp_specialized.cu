@@ -8,8 +8,10 @@
 //   registers, K and V read by wgmma from shared memory, probabilities as its register operand. Within a warpgroup
 //   the scores of the next tile and the product with V of this one run while a softmax is computed; between them,
 //   named barriers hand the tensor cores over. Outputs leave through the rows of Q, 16 bytes a store.
-// Numerics: f32 sums; probabilities are rounded to the storage type for the second product, their sum is not.
-// Limits: wgmma; nearly all shared memory, so one block a multiprocessor.
+// Numerics: f32 sums; a soft cap by tanh_of; probabilities are rounded to the storage type for the second product,
+//   their sum is not.
+// Limits: wgmma; nearly all shared memory, so one block a multiprocessor. With a soft cap, which costs three
+//   approximate functions a score instead of one, heads of up to 64 values have the tiles of 128.
 // Target: compute_90a
 // Twin: f16
 #include "attention.cuh"
@@ -25,6 +27,7 @@ constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; wider heads are s
 // lies where in shared memory, in bytes from its 1024-aligned start.
 template <int DIM_, int KEYS_, int GROUPS_, int SLOTS_> struct Shape {
     static constexpr int DIM = DIM_, KEYS = KEYS_, GROUPS = GROUPS_, SLOTS = SLOTS_, QUERIES = 64 * GROUPS;
+    static constexpr bool CAPS = DIM >= 128;  // takes a soft cap: every instance that does takes 40 KiB more PTX
     static constexpr u32 TILE = KEYS * DIM * 2, Q_TILE = QUERIES * DIM * 2, Q = 0, K = SLOTS * Q_TILE, V = K + STAGES * TILE;
     static constexpr u32 Q_FULL = V + STAGES * TILE, Q_FREE = Q_FULL + 8 * SLOTS, K_FULL = Q_FREE + 8 * SLOTS;
     static constexpr u32 K_FREE = K_FULL + 8 * STAGES, V_FULL = K_FREE + 8 * STAGES, V_FREE = V_FULL + 8 * STAGES;
@@ -210,7 +213,8 @@ __device__ __forceinline__ void finish(float (&o)[S::DIM / 2], const Softmax& ro
 
 // A computing warpgroup.
 template <typename S>
-__device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Sizes& n, int units, float scale, int group) {
+__device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Sizes& n, int units, float scale,
+                                        float squeeze, int group) {
     constexpr int KEYS = S::KEYS, DIM = S::DIM;
     const int lane = threadIdx.x % 32, warp_row = group * 64 + threadIdx.x / 32 % 4 * 16;
     const float factor = scale * LOG2_E;
@@ -235,6 +239,9 @@ __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Si
         const int all_begin = visible(i + 15, work.queries, work.keys, n.causal, n.window).begin;
         const int all_end = visible(i, work.queries, work.keys, n.causal, n.window).end;
         const auto soften_tile = [&](int j) {
+            if (S::CAPS && squeeze != 0.f)
+#pragma unroll
+                for (int x = 0; x < KEYS / 2; ++x) s[x] = tanh_of(s[x], squeeze);
             if ((j + 1) * KEYS > all_end)
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
@@ -310,7 +317,7 @@ __device__ __forceinline__ void consume(u32 shared, T* out, float* lse, const Si
 
 template <typename S>
 __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, const TensorMap* v, T* o, float* lse,
-                                       const Sizes& n, float scale) {
+                                       const Sizes& n, float scale, float squeeze) {
     extern __shared__ unsigned char memory[];
     const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
     if (threadIdx.x == 0) {
@@ -333,7 +340,7 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
         if (threadIdx.x == 0) produce<S>(shared, q, k, v, n, units);
     } else {
         registers_up<S::GROUPS == 2 ? 240 : 160>();
-        consume<S>(shared, o, lse, n, units, scale, threadIdx.x / 128 - 1);
+        consume<S>(shared, o, lse, n, units, scale, squeeze, threadIdx.x / 128 - 1);
     }
 }
 
@@ -344,9 +351,9 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
         const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, \
         const int* __restrict__ lengths_q, const int* __restrict__ lengths_k, T* __restrict__ o,                      \
         float* __restrict__ lse, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim, int causal,     \
-        int window, int section, float scale) {                                                                       \
+        int window, int section, float scale, float squeeze) {                                                        \
         const Sizes n = {lengths_q, lengths_k, batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, section}; \
-        attend<Shape<DIM, KEYS, GROUPS, SLOTS>>(&q, &k, &v, o, lse, n, scale);                                        \
+        attend<Shape<DIM, KEYS, GROUPS, SLOTS>>(&q, &k, &v, o, lse, n, scale, squeeze);                               \
     }
 KERNEL(64, 128, 2, 2)
 KERNEL(128, 128, 2, 2)

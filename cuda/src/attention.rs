@@ -3,7 +3,7 @@
 use touchstone_reference::attention::{Mask, Problem};
 
 use crate::{
-    plan::{BufferId, MapId, Plan, kind_of},
+    plan::{Arg, BufferId, MapId, Plan, kind_of},
     simulator::numeric::tensor::{Swizzle, TensorMap},
     variant::{Unsupported, Variant},
 };
@@ -96,6 +96,14 @@ fn mask_of(problem: &Problem) -> (i32, usize) {
         Mask::Causal => (1, NO_WINDOW),
         Mask::Window => (1, problem.window),
     }
+}
+
+/// How kernels take a score of x = q · k: `scale · x`, or with a soft cap `scale · tanh(squeeze · x)`. Gives scale and
+/// squeeze, which is 0 without a cap.
+fn score_of(problem: &Problem) -> [Arg; 2] {
+    let Problem { scale, softcap, .. } = *problem;
+    let (scale, squeeze) = if softcap > 0.0 { (softcap, scale / softcap) } else { (scale, 0.0) };
+    [Arg::F32(scale as f32), Arg::F32(squeeze as f32)]
 }
 
 /// Values of a head in a kernel's tiles, 64 or 128: smaller heads are followed by zeros. Refuses head sizes that do not

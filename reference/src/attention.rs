@@ -2,7 +2,7 @@
 //!
 //! | notation | meaning |
 //! |---|---|
-//! | `s_ij = scale · q_i · k_j` | score of query `i` and key `j` |
+//! | `s_ij = scale · q_i · k_j` | score of query `i` and key `j`; with a soft cap `cap · tanh(scale · q_i · k_j / cap)` |
 //! | `lse_i = ln Σ_j exp(s_ij)` | log-sum-exp over the keys that query `i` sees (natural logarithm) |
 //! | `P_ij = exp(s_ij − lse_i)` | probability |
 //! | `o_i = Σ_j P_ij v_j` | output |
@@ -11,7 +11,8 @@
 //! head `h` reads key head `h / (heads_q / heads_kv)`. A query that sees no key has `o = 0`, `lse = −∞`.
 //!
 //! Sources: Vaswani et al. 2017, §3.2 (attention); Shazeer 2019 and Ainslie et al. 2023 (MQA, GQA);
-//! Milakov & Gimelshein 2018, Dao 2023 (online softmax and its log-sum-exp).
+//! Milakov & Gimelshein 2018, Dao 2023 (online softmax and its log-sum-exp); Gemma Team 2024 (arXiv 2408.00118), §2
+//! (soft cap on the scores).
 //!
 //! # Error model, common to the operations
 //! Kernels read the stored inputs and compute in f32, with unit roundoff u = 2⁻²⁴.
@@ -22,6 +23,10 @@
 //!   conversion to base 2 each round an argument of at most 2·M), and `r` counts exponentials a
 //!   probability is a product of: its own and one for each time the running maximum rises (2 ulp each).
 //!   Scores of n exchangeable keys rise ln n + 0.6 times on average; we grant `2 + 3·ln(1 + n)`.
+//! - A soft cap moves the error that came with the score by at most its steepest slope nearby, `1 − tanh²(x/cap)`, and
+//!   adds [`CAP`](softcap::CAP) roundings of the capped score: of tanh (as kernels compute it, off by at most 15u of its
+//!   size: 2 ulp of an exponential, 1 ulp of a reciprocal), of the cap and of the product. `M` then bounds the capped
+//!   scores.
 //! - So an unnormalized probability is off by a factor within `exp(±δ_j)`, however large the scores are.
 //! - With 16-bit inputs a kernel may round probabilities (and their gradients) to the storage type before
 //!   a tensor-core product, as FlashAttention does: `u(dtype)` relative, or half the subnormal spacing.
@@ -40,6 +45,10 @@ use crate::{
 pub mod backward;
 pub mod decode;
 pub mod forward;
+mod softcap;
+
+use softcap::Score;
+pub(crate) use softcap::uncapped;
 
 /// The operations of this vertical.
 pub const OPERATIONS: &[Operation] = &[
@@ -93,6 +102,8 @@ pub struct Problem {
     pub window: usize,
     /// Factor on the products q · k.
     pub scale: f64,
+    /// Bound that the scores approach (see [`Problem::score`]); 0: none.
+    pub softcap: f64,
     /// Element type of q, k, v and o.
     pub dtype: DType,
 }
@@ -145,6 +156,9 @@ impl Problem {
         }
         if !(self.scale.is_finite() && self.scale > 0.0) {
             return Err("scale must be positive".into());
+        }
+        if !(self.softcap == 0.0 || (1e-3..=1e6).contains(&self.softcap)) {
+            return Err("softcap must be 0 (none) or between 0.001 and 1000000".into());
         }
         if self.seq_q.max(self.seq_k).max(self.window) >= 1 << 29 {
             return Err("sequences and windows must be shorter than 2^29".into());
@@ -277,18 +291,19 @@ pub(crate) fn attend(
         let zero = vec![0.0; dim];
         return Attended { o: zero.clone(), o_error: zero, lse: f64::NEG_INFINITY, lse_error: 0.0 };
     }
-    let scores: Vec<(f64, f64)> = visible
+    let roundings = U * (chain(dim, dtype) + 4.0);
+    let scores: Vec<Score> = visible
         .clone()
         .map(|j| dot(q, k.row(j)))
-        .map(|(sum, magnitude)| (problem.scale * sum, problem.scale * magnitude))
+        .map(|(sum, all)| problem.score(problem.scale * sum, roundings * problem.scale * all))
         .collect();
-    let max = scores.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
-    let largest = scores.iter().map(|s| s.0.abs()).fold(0.0, f64::max);
-    let total: f64 = scores.iter().map(|s| (s.0 - max).exp()).sum();
+    let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
+    let largest = scores.iter().map(|s| s.value.abs()).fold(0.0, f64::max);
+    let total: f64 = scores.iter().map(|s| (s.value - max).exp()).sum();
     let lse = max + total.ln();
     let mut o = vec![0.0; dim];
     for (j, s) in visible.clone().zip(&scores) {
-        let p = (s.0 - lse).exp();
+        let p = (s.value - lse).exp();
         o.iter_mut().zip(v.row(j)).for_each(|(o, v)| *o += p * v);
     }
 
@@ -297,8 +312,8 @@ pub(crate) fn attend(
     let (mut moved, mut spread) = (vec![0.0; dim], vec![0.0f64; dim]);
     let (mut weighted, mut plain) = (vec![0.0; dim], vec![0.0; dim]);
     for (j, s) in visible.zip(&scores) {
-        let p = (s.0 - lse).exp();
-        let delta = U * ((chain(dim, dtype) + 4.0) * s.1 + 8.0 * largest + 4.0 * rises);
+        let p = (s.value - lse).exp();
+        let delta = s.error + U * (8.0 * largest + 4.0 * rises);
         let delta = delta.min(700.0);
         above += p * delta.exp();
         below += p * (-delta).exp();

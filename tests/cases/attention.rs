@@ -49,6 +49,11 @@ fn mask() -> impl Strategy<Value = (Mask, usize)> {
     ]
 }
 
+/// None, one that hardly bends any score, and some that most scores meet.
+fn softcap() -> impl Strategy<Value = f64> {
+    prop_oneof![2 => Just(0.0), 1 => select(vec![0.3, 1.0, 5.0, 50.0])]
+}
+
 fn sd() -> impl Strategy<Value = f64> {
     prop_oneof![4 => Just(1.0), 1 => select(vec![0.0, 0.01, 4.0])]
 }
@@ -57,8 +62,10 @@ fn sd() -> impl Strategy<Value = f64> {
 pub fn forward() -> impl Strategy<Value = Case> {
     let lengths = select(vec![Lengths::Full, Lengths::Ragged]);
     let sizes = (0usize..=3, length(), length(), any::<bool>());
-    (sizes, heads(), head_dim(), mask(), lengths, sd(), dtype(), 0u64..1000).prop_map(
-        |((batch, seq_q, seq_k, square), heads, head_dim, mask, lengths, sd, dtype, seed)| {
+    let scores = (sd(), softcap());
+    (sizes, heads(), head_dim(), mask(), lengths, scores, dtype(), 0u64..1000).prop_map(
+        |(sizes, heads, head_dim, mask, lengths, (sd, softcap), dtype, seed)| {
+            let (batch, seq_q, seq_k, square) = sizes;
             let params = ForwardParams {
                 batch,
                 seq_q,
@@ -70,6 +77,7 @@ pub fn forward() -> impl Strategy<Value = Case> {
                 window: mask.1,
                 lengths,
                 scale: None,
+                softcap,
                 sd,
                 dtype,
             };
@@ -81,8 +89,8 @@ pub fn forward() -> impl Strategy<Value = Case> {
 /// Random cases of attention.backward.
 pub fn backward() -> impl Strategy<Value = Case> {
     let sizes = (0usize..=2, length(), length());
-    (sizes, heads(), head_dim(), mask(), sd(), dtype(), 0u64..1000).prop_map(
-        |((batch, seq_q, seq_k), heads, head_dim, mask, sd, dtype, seed)| {
+    (sizes, heads(), head_dim(), mask(), (sd(), softcap()), dtype(), 0u64..1000).prop_map(
+        |((batch, seq_q, seq_k), heads, head_dim, mask, (sd, softcap), dtype, seed)| {
             let params = BackwardParams {
                 batch,
                 seq_q,
@@ -93,6 +101,7 @@ pub fn backward() -> impl Strategy<Value = Case> {
                 mask: mask.0,
                 window: mask.1,
                 scale: None,
+                softcap,
                 sd,
                 dtype,
             };
@@ -106,8 +115,9 @@ pub fn decode() -> impl Strategy<Value = Case> {
     let lengths = select(vec![Lengths::Full, Lengths::Ragged]);
     let cache = select(vec![0usize, 0, 1, 16, 64]);
     let keys = prop_oneof![3 => length(), 1 => 150usize..700];
-    (0usize..=4, keys, heads(), head_dim(), cache, lengths, sd(), dtype(), 0u64..1000).prop_map(
-        |(batch, seq_k, heads, head_dim, page_size, lengths, sd, dtype, seed)| {
+    let scores = (sd(), softcap());
+    (0usize..=4, keys, heads(), head_dim(), cache, lengths, scores, dtype(), 0u64..1000).prop_map(
+        |(batch, seq_k, heads, head_dim, page_size, lengths, (sd, softcap), dtype, seed)| {
             let params = DecodeParams {
                 batch,
                 seq_k,
@@ -118,6 +128,7 @@ pub fn decode() -> impl Strategy<Value = Case> {
                 page_size,
                 lengths,
                 scale: None,
+                softcap,
                 sd,
                 dtype,
             };

@@ -93,7 +93,8 @@ proptest! {
         let params = forward::Params {
             batch: p.batch, seq_q: p.nodes, seq_k: keys, heads_q: p.heads_q, heads_kv: p.heads_kv,
             head_dim: p.head_dim, mask: touchstone_reference::attention::Mask::Causal, window: 0,
-            lengths: p.lengths, scale: p.scale, sd: p.sd, dtype: p.dtype,
+            lengths: p.lengths, scale: p.scale, softcap: 0.0, sd: p.sd,
+            dtype: p.dtype,
         };
         let ours = TreeAttention::reference(&p, &inputs);
         let theirs = forward::Forward::reference(&params, &causal);

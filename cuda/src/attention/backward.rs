@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::{Problem, backward::Params},
 };
 
-use super::{blocks, head_map, kind_of, mask_of, tile_dim};
+use super::{blocks, head_map, kind_of, mask_of, score_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -68,7 +68,7 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     step("delta", rows, &[at.d_o, at.o, at.delta], &[&row_sizes])?;
     let of_pairs = [at.q, at.k, at.v, at.d_o, at.lse, at.delta, p, ds];
     let mask = [causal.into(), window.into()];
-    step("pairs", rows * seq_k, &of_pairs, &[&sizes, &mask, &scale])?;
+    step("pairs", rows * seq_k, &of_pairs, &[&sizes, &mask, &score_of(&problem)])?;
     step("dq", rows * head_dim, &[ds, at.k, at.dq], &[&sizes, &scale])?;
     let gradients = batch * seq_k * heads_kv * head_dim;
     step("dk_dv", gradients, &[p, ds, at.q, at.d_o, at.dk, at.dv], &[&sizes, &scale])?;
@@ -105,12 +105,9 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     let weights_bytes = 4 * OWN * (OTHER + 4);
     let mut rest = vec![kind.into()];
     rest.extend([seq_q, seq_k, heads_q, heads_kv].map(Arg::from));
-    rest.extend([
-        Arg::I32(head_dim as i32),
-        causal.into(),
-        window.into(),
-        Arg::F32(problem.scale as f32),
-    ]);
+    rest.extend([Arg::I32(head_dim as i32), causal.into(), window.into()]);
+    rest.extend(score_of(&problem));
+    rest.push(Arg::F32(problem.scale as f32));
     let mut step = |name: &str, tiles: usize, weights: usize, outputs: &[BufferId]| {
         let mut args = [at.q, at.k, at.v, at.d_o, at.lse, at.delta].map(Arg::from).to_vec();
         args.extend(outputs.iter().map(|&id| Arg::from(id)));
@@ -158,7 +155,9 @@ pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupport
     let (dk_dv_maps, dq_maps) = (maps(QUERIES, OWN)?, maps(OWN, KEYS)?);
     let (causal, window) = mask_of(&problem);
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
-    let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::F32(problem.scale as f32)];
+    let mask = [Arg::I32(causal), Arg::I32(window as i32)];
+    let [scale, squeeze] = score_of(&problem);
+    let score = [scale, squeeze, Arg::F32(problem.scale as f32)];
     let statistics = [at.lse, at.delta].map(Arg::from);
     let (module, suffix) = match problem.dtype {
         DType::F16 => ("attention_backward_wgmma.f16", "f16"),
@@ -169,7 +168,7 @@ pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupport
     let shared_bytes = 4 * DIM * (OWN + STAGES * KEYS) + STAGES * QUERIES * 8 + 64 + 1024;
     let mut step = |name: &str, maps: [Arg; 4], outputs: &[BufferId], tiles: usize| {
         let outputs: Vec<Arg> = outputs.iter().map(|&id| id.into()).collect();
-        let args = [&maps[..], &statistics, &outputs, &sizes, &mask].concat();
+        let args = [&maps[..], &statistics, &outputs, &sizes, &mask, &score].concat();
         let grid = [blocks(tiles, 1)?, 1, 1];
         plan.launch(module, format!("{name}_{suffix}"), grid, [THREADS, 1, 1], shared_bytes, &args);
         Ok::<(), Unsupported>(())

@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::decode::{Cache, Params},
 };
 
-use super::{blocks, kind_of, tile_dim};
+use super::{blocks, kind_of, score_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -46,6 +46,7 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let p = case.params::<Params>()?;
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
+    let [scale, squeeze] = score_of(&p.problem());
     let scores = plan.scratch("scores", DType::F32, &[p.batch, p.heads_q, p.seq_k]);
     let args = [
         at.q.into(),
@@ -62,7 +63,8 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
         p.head_dim.into(),
         at.pages.into(),
         at.page_shift.into(),
-        Arg::F32(p.problem().scale as f32),
+        scale,
+        squeeze,
     ];
     let grid = [blocks(p.batch * p.heads_q, 1)?, 1, 1];
     let symbol = format!("decode_{}", p.dtype.name());
@@ -88,6 +90,7 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
     let sums = plan.scratch("sums", DType::F32, &[splits, p.batch, p.heads_q, p.head_dim]);
+    let [scale, squeeze] = score_of(&problem);
     let stats = plan.scratch("stats", DType::F32, &[splits, p.batch, p.heads_q, 2]);
     let args = [
         at.q.into(),
@@ -106,7 +109,8 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         at.pages.into(),
         at.page_shift.into(),
         splits.into(),
-        Arg::F32(problem.scale as f32),
+        scale,
+        squeeze,
     ];
     let grid = [blocks(tiles * splits, 1)?, 1, 1];
     plan.launch(MODULE, format!("partial_d{tile}"), grid, [128, 1, 1], 0, &args);
@@ -149,6 +153,7 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
     let sums = plan.scratch("sums", DType::F32, &[splits, p.batch, p.heads_q, p.head_dim]);
+    let [scale, squeeze] = score_of(&problem);
     let stats = plan.scratch("stats", DType::F32, &[splits, p.batch, p.heads_q, 2]);
     // Zero before a run and after it: who counts last sets it back.
     let counters = plan.table("counters", Tensor::new(&[tiles], Data::U32(vec![0; tiles])));
@@ -175,7 +180,8 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
         at.pages.into(),
         at.page_shift.into(),
         Arg::I32(splits as i32),
-        Arg::F32(problem.scale as f32),
+        scale,
+        squeeze,
     ];
     let grid = [blocks(tiles * splits, 1)?, 1, 1];
     plan.launch(module, format!("decode_d{tile}_{suffix}"), grid, [128, 1, 1], 0, &args);

@@ -5,7 +5,7 @@ use touchstone_reference::{
     attention::{Problem, forward::Params},
 };
 
-use super::{blocks, head_map, kind_of, mask_of, tile_dim};
+use super::{blocks, head_map, kind_of, mask_of, score_of, tile_dim};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -52,8 +52,7 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 
     let inputs = [at.q, at.k, at.lengths_q, at.lengths_k, scores].map(Arg::from);
     let mask = [causal.into(), window.into()];
-    let scale = [Arg::F32(problem.scale as f32)];
-    let args = [&inputs[..], &sizes, &mask, &scale].concat();
+    let args = [&inputs[..], &sizes, &mask, &score_of(&problem)].concat();
     let grid = [blocks(rows * seq_k, 256)?, 1, 1];
     plan.launch(MODULE, format!("scores_{suffix}"), grid, [256, 1, 1], 0, &args);
 
@@ -118,12 +117,14 @@ struct Shape {
     groups: usize,
     /// Units whose queries fit into shared memory at a time.
     slots: usize,
+    /// Whether it takes a soft cap: heads of up to 64 values then have the tiles of 128, as the PTX is kept small.
+    caps: bool,
 }
 
 const SHAPES: [Shape; 3] = [
-    Shape { dim: 64, keys: 128, groups: 2, slots: 2 },
-    Shape { dim: 128, keys: 128, groups: 2, slots: 2 },
-    Shape { dim: 256, keys: 80, groups: 2, slots: 1 },
+    Shape { dim: 64, keys: 128, groups: 2, slots: 2, caps: false },
+    Shape { dim: 128, keys: 128, groups: 2, slots: 2, caps: true },
+    Shape { dim: 256, keys: 80, groups: 2, slots: 1, caps: true },
 ];
 
 /// One warpgroup copies, the others compute, on Hopper's own instructions.
@@ -137,8 +138,12 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     if problem.dtype == DType::F32 {
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
-    let shape = SHAPES.iter().find(|shape| head_dim <= shape.dim && head_dim.is_multiple_of(8));
-    let Some(Shape { dim, keys, groups, slots }) = shape else {
+    let fits = |shape: &&Shape| {
+        head_dim <= shape.dim
+            && head_dim.is_multiple_of(8)
+            && (shape.caps || problem.softcap == 0.0)
+    };
+    let Some(Shape { dim, keys, groups, slots, .. }) = SHAPES.iter().find(fits) else {
         return Err(Unsupported(format!("head_dim {head_dim} is not a multiple of 8 up to 256")));
     };
     let queries = 64 * groups;
@@ -159,8 +164,8 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let buffers = [at.lengths_q, at.lengths_k, at.o, at.lse].map(Arg::from);
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
     let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::I32(section as i32)];
-    let scale = [Arg::F32(problem.scale as f32)];
-    let args = [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &scale].concat();
+    let score = score_of(&problem);
+    let args = [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &score].concat();
     // Queries, two tiles of K and of V, barriers, and room to begin at a multiple of 1024 bytes.
     let shared_bytes = 2 * dim * (slots * queries + 4 * keys) + 128 + 1024;
     let symbol = format!("forward_d{dim}_{}", problem.dtype.name());
@@ -195,7 +200,8 @@ fn tiled(problem: &Problem, inputs: &Tensors, tiling: Tiling) -> Result<Plan, Un
     let sizes = [problem.seq_q, problem.seq_k, problem.heads_q, problem.heads_kv];
     args.extend(sizes.map(Arg::from));
     args.push(Arg::I32(problem.head_dim as i32));
-    args.extend([causal.into(), window.into(), Arg::F32(problem.scale as f32)]);
+    args.extend([Arg::from(causal), window.into()]);
+    args.extend(score_of(problem));
     let tiles = problem.seq_q.div_ceil(tiling.queries);
     let grid = [blocks(tiles * problem.batch * problem.heads_q, 1)?, 1, 1];
     let block = [tiling.threads, 1, 1];

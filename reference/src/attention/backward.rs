@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BUDGET, Known, Mask, Problem, Rows, U, attend, chain, default_scale, dot, one,
-    probability_roundoff, probability_tiny, sample,
+    probability_roundoff, probability_tiny, sample, uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -31,18 +31,19 @@ use crate::{
 /// | `dv` | `[batch, seq_k, heads_kv, head_dim]` | `dtype` | `Σ_i P_ij do_i`, over the query heads of the group too |
 ///
 /// `P_ij = exp(s_ij − lse_i)` from the stored log-sum-exp, `dP_ij = do_i · v_j`, `D_i = do_i · o_i`,
-/// `dS_ij = P_ij (dP_ij − D_i)`. Source: Dao 2023, §3.1.2 and algorithm 2.
+/// `dS_ij = P_ij (dP_ij − D_i)`, with a soft cap times its slope `1 − (s_ij / cap)²`. Source: Dao 2023, §3.1.2 and algorithm 2.
 ///
 /// `o` and `lse` come from the reference forward pass. Where that would take more than 2²⁶ multiply-adds
-/// they are stand-ins of the right size: for Gaussian keys `lse ≈ ln n + |q·scale·sd|²/2`, and `o` is drawn
-/// with the variance of a mean of n values. The formulas above hold for any `o` and `lse`.
+/// they are stand-ins of the right size: for Gaussian keys `lse ≈ ln n + |q·scale·sd|²/2` (`ln n` and the cap where that
+/// is less), and `o` is drawn with the variance of a mean of n values. The formulas above hold for any `o` and `lse`.
 ///
 /// # Error model
 /// With δ as in [`super`] (`M = |s| + |lse|`, one exponential), `T = Σ|do·v|` and `G = Σ|do·o|`:
 /// `|ΔP| ≤ P·(expm1(δ) + ρ) + τ` and
 /// `|ΔdS| ≤ P·[expm1(δ)·(|dP − D| + w) + w] + ρ·|dS| + τ·(1 + |dP − D|)` with
 /// `w = u·(chain(head_dim) + 2)·(T + G)`, where ρ and τ are the relative and absolute rounding of a value
-/// that enters a product in the storage type. The gradients then add `u·chain(n)·Σ|terms|` of their sums.
+/// that enters a product in the storage type. A soft cap's slope g, off by Δg, makes the first three terms of `|ΔdS|`
+/// `(g + Δg)` times as large and adds `|P·(dP − D)|·Δg`. The gradients then add `u·chain(n)·Σ|terms|` of their sums.
 #[derive(Debug)]
 pub struct Backward;
 
@@ -71,6 +72,9 @@ pub struct Params {
     /// Factor on q · k; 1/√head_dim when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
+    /// Bound that the scores approach, `softcap · tanh(s / softcap)`; absent: none.
+    #[serde(default, skip_serializing_if = "uncapped")]
+    pub softcap: f64,
     /// Standard deviation of queries and keys.
     #[serde(default = "one")]
     pub sd: f64,
@@ -91,6 +95,7 @@ impl Params {
             mask: self.mask,
             window: self.window,
             scale: self.scale.unwrap_or(default_scale(self.head_dim)),
+            softcap: self.softcap,
             dtype: self.dtype,
         }
     }
@@ -218,7 +223,8 @@ fn forward_results(p: &Params, inputs: &Tensors, draw: &mut Draw) -> (Vec<f64>, 
             } else if n > 0.0 {
                 row.fill_with(|| draw.standard_normal() / n.sqrt());
                 let factor = problem.scale * p.sd;
-                *lse = n.ln() + factor * factor * dot(q.row(i), q.row(i)).0 / 2.0;
+                let rise = factor * factor * dot(q.row(i), q.row(i)).0 / 2.0;
+                *lse = n.ln() + if p.softcap > 0.0 { rise.min(p.softcap) } else { rise };
             }
         }
     }
@@ -234,8 +240,7 @@ struct Head {
     lse: Vec<f64>,
     /// `do_i · o_i` and `Σ|do_i·o_i|`.
     d: Vec<(f64, f64)>,
-    scale: f64,
-    dtype: DType,
+    problem: Problem,
 }
 
 /// Probability and score gradient of a query and a key, with their absolute errors.
@@ -260,28 +265,31 @@ impl Head {
             k: of_keys("k"),
             v: of_keys("v"),
             d_o,
-            scale: problem.scale,
-            dtype: p.dtype,
+            problem,
         }
     }
 
     fn pair(&self, i: usize, j: usize) -> Pair {
-        let (s, a) = dot(self.q.row(i), self.k.row(j));
-        let (s, a, lse) = (self.scale * s, self.scale * a, self.lse[i]);
-        let sums = chain(self.q.width, self.dtype);
-        let delta = U * ((sums + 4.0) * a + 8.0 * (s.abs() + lse.abs()) + 8.0);
+        let Problem { scale, dtype, .. } = self.problem;
+        let (sum, magnitude) = dot(self.q.row(i), self.k.row(j));
+        let (sums, lse) = (chain(self.q.width, dtype), self.lse[i]);
+        let s = self.problem.score(scale * sum, U * (sums + 4.0) * scale * magnitude);
+        let delta = s.error + U * (8.0 * (s.value.abs() + lse.abs()) + 8.0);
         let factor = delta.min(700.0).exp_m1();
         let (dp, t) = dot(self.d_o.row(i), self.v.row(j));
         let (d, g) = self.d[i];
-        let (rho, tau) = (probability_roundoff(self.dtype), probability_tiny(self.dtype));
+        let (rho, tau) = (probability_roundoff(dtype), probability_tiny(dtype));
         let w = U * (sums + 2.0) * (t + g);
-        let p = (s - lse).exp();
-        let ds = p * (dp - d);
+        let p = (s.value - lse).exp();
+        let by_score = p * (dp - d);
+        let by_score_error = p * (factor * ((dp - d).abs() + w) + w);
+        let ds = by_score * s.slope;
         Pair {
             p,
             p_error: p * (factor + rho) + tau,
             ds,
-            ds_error: p * (factor * ((dp - d).abs() + w) + w)
+            ds_error: by_score_error * (s.slope + s.slope_error)
+                + by_score.abs() * s.slope_error
                 + rho * ds.abs()
                 + tau * (1.0 + (dp - d).abs()),
         }
@@ -341,6 +349,7 @@ mod tests {
             mask: Mask::Full,
             window: 0,
             scale: None,
+            softcap: 0.0,
             sd: 1.0,
             dtype: DType::F32,
         };

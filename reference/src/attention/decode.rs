@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one, sample,
+    Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one, sample, uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -70,6 +70,9 @@ pub struct Params {
     /// Factor on q · k; 1/√head_dim when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
+    /// Bound that the scores approach, `softcap · tanh(s / softcap)`; absent: none.
+    #[serde(default, skip_serializing_if = "uncapped")]
+    pub softcap: f64,
     /// Standard deviation of queries and keys.
     #[serde(default = "one")]
     pub sd: f64,
@@ -90,6 +93,7 @@ impl Params {
             mask: Mask::Full,
             window: 0,
             scale: self.scale.unwrap_or(default_scale(self.head_dim)),
+            softcap: self.softcap,
             dtype: self.dtype,
         }
     }
@@ -214,6 +218,7 @@ mod tests {
             page_size: 2,
             lengths: Lengths::Full,
             scale: None,
+            softcap: 0.0,
             sd: 1.0,
             dtype: DType::F32,
         };

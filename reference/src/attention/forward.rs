@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Known, Lengths, Mask, Problem, attend, default_scale, draw_lengths, one, sample};
+use super::{
+    Known, Lengths, Mask, Problem, attend, default_scale, draw_lengths, one, sample, uncapped,
+};
 use crate::{
     algorithm::{Algorithm, Work},
     draw::Draw,
@@ -59,6 +61,9 @@ pub struct Params {
     /// Factor on q · k; 1/√head_dim when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
+    /// Bound that the scores approach, `softcap · tanh(s / softcap)`; absent: none.
+    #[serde(default, skip_serializing_if = "uncapped")]
+    pub softcap: f64,
     /// Standard deviation of queries and keys: scores have sd²·scale·√head_dim.
     #[serde(default = "one")]
     pub sd: f64,
@@ -79,6 +84,7 @@ impl Params {
             mask: self.mask,
             window: self.window,
             scale: self.scale.unwrap_or(default_scale(self.head_dim)),
+            softcap: self.softcap,
             dtype: self.dtype,
         }
     }
@@ -178,6 +184,7 @@ mod tests {
             window: usize::from(mask == Mask::Window),
             lengths: Lengths::Full,
             scale: None,
+            softcap: 0.0,
             sd: 1.0,
             dtype: DType::F32,
         }
@@ -210,6 +217,16 @@ mod tests {
         let outputs = Forward::reference(&p, &inputs(&p, &[1.0], &[0.0, ln3], &[8.0, 4.0]));
         close(outputs.output("o"), &[5.0]);
         close(outputs.output("lse"), &[4f64.ln()]);
+    }
+
+    #[test]
+    fn two_capped_keys_by_hand() {
+        // tanh(ln 2) = 3/5, so a cap of 5 turns the scores 0 and 5·ln 2 into 0 and 3.
+        let p = Params { softcap: 5.0, ..params(1, 2, Mask::Full) };
+        let tensors = inputs(&p, &[1.0], &[0.0, 5.0 * 2f64.ln()], &[1.0, 0.0]);
+        let outputs = Forward::reference(&p, &tensors);
+        close(outputs.output("o"), &[1.0 / (1.0 + 3f64.exp())]);
+        close(outputs.output("lse"), &[(1.0 + 3f64.exp()).ln()]);
     }
 
     #[test]

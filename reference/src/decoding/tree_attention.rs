@@ -96,6 +96,7 @@ impl Params {
             mask: Mask::Full,
             window: 0,
             scale: self.scale.unwrap_or(default_scale(self.head_dim)),
+            softcap: 0.0,
             dtype: self.dtype,
         }
     }
