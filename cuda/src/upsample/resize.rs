@@ -164,7 +164,8 @@ pub(super) fn staged<I: Interpolation>(case: &Case, inputs: &Tensors) -> Result<
     let per_word = 16 / p.dtype.bytes() as i64;
     let word = |pixel: i64| pixel.clamp(0, (p.in_w as i64 - 1).max(0)) / per_word;
     let x = Axis { p: &p, input: p.in_w, output: p.out_w };
-    let words = x.reach::<I>(width).map(|(first, last)| (word(last) - word(first) + 1) as usize).max();
+    let words =
+        x.reach::<I>(width).map(|(first, last)| (word(last) - word(first) + 1) as usize).max();
     let [rows, words] = [rows, words].map(Option::unwrap_or_default);
     let shared = tile_bytes(rows, width, words)?;
     let mut args = ends.to_vec();
@@ -299,8 +300,11 @@ pub(super) fn staged_backward<I: Interpolation>(
     args.extend(tables);
     let [y_spans, x_spans] = [readers[0].spans(TILE[0]), readers[1].spans(width)];
     for (name, spans) in [("y_tiles", &y_spans), ("x_tiles", &x_spans)] {
-        let pairs: Vec<i64> = spans.iter().flat_map(|&(first, n)| [first as i64, n as i64]).collect();
-        args.push(plan.table(name, Tensor::from_integers(DType::I32, &[spans.len(), 2], &pairs)).into());
+        let pairs: Vec<i64> =
+            spans.iter().flat_map(|&(first, n)| [first as i64, n as i64]).collect();
+        args.push(
+            plan.table(name, Tensor::from_integers(DType::I32, &[spans.len(), 2], &pairs)).into(),
+        );
     }
     let rows = y_spans.iter().map(|&(_, rows)| rows).max().unwrap_or(0);
     let per_word = 16 / p.dtype.bytes();
