@@ -18,8 +18,10 @@ LOC = re.compile(r"\.loc (\d+) (\d+) (\d+)(?:,.*inlined_at (\d+) (\d+) (\d+))?")
 
 def split(text, kernels):
     """PTX text as the compiler gives it, as (PTX without line information and blanks, its line table). `kernels` is
-    the folder of our sources."""
+    the folder of our sources. Names that the compiler makes up become short: of parameters, known within their kernel
+    alone, and of labels."""
     lines = [re.sub(r"\s+", " ", line.strip()).replace(", ", ",") for line in text.splitlines()]
+    lines = [re.sub(r"\$L__BB(?=\d)", "$L", re.sub(r"\b\w+_param_(\d+)\b", r"p\1", line)) for line in lines]
     files = {}
     for line in lines:
         if match := re.match(r'\.file (\d+) "(.*)"', line):
