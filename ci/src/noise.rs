@@ -1,4 +1,4 @@
-//! The smallest change of each workload and variant that counts, learned from runs in which nothing changed.
+//! The smallest change of each workload that counts, learned from runs in which nothing changed.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Version of the file.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 2;
 
 /// How the two sides of a comparison were taken.
 #[derive(
@@ -35,19 +35,16 @@ pub enum Mode {
 #[serde(deny_unknown_fields)]
 pub struct Noise {
     schema: u32,
-    /// Sorted by place, mode, workload, variant and series.
+    /// Sorted by place, mode, workload and series.
     floors: Vec<Floor>,
 }
 
-/// The noise of one series of a workload by one variant in one place. By variant, for one that adds by float atomics varies
-/// ten times as much as its neighbours, and must not hide what happens to them.
+/// The noise of one series of a workload in one place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Floor {
     /// Operation and workload: `ssm.selective/selective_length_sweep`.
     pub workload: String,
-    /// Who ran it.
-    pub variant: String,
     /// `cold` or `warm`: a launch of microseconds is far quieter in a row of 64 than alone.
     pub series: String,
     /// How the sides were taken.
@@ -128,9 +125,8 @@ impl Noise {
         if changes.is_empty() {
             bail!("nothing to learn from: it takes two runs, or one of a binary against itself");
         }
-        let floor = |((place, mode, workload, variant, series), all): (Key, Vec<f64>)| Floor {
+        let floor = |((place, mode, workload, series), all): (Key, Vec<f64>)| Floor {
             workload,
-            variant,
             series: series.to_string(),
             mode,
             place,
@@ -140,12 +136,11 @@ impl Noise {
         Ok(Self { schema: SCHEMA, floors: changes.into_iter().map(floor).collect() })
     }
 
-    /// The floor of a record's workload and variant, if it was learned.
+    /// The floor of a record's workload, if it was learned.
     fn floor(&self, record: &Record, asked: &Asked<'_>) -> Option<&Floor> {
         let workload = workload_of(record);
         self.floors.iter().find(|f| {
             f.workload == workload
-                && f.variant == record.variant
                 && f.mode == asked.mode
                 && f.place == *asked.place
                 && f.series == asked.series
@@ -195,8 +190,8 @@ impl Noise {
     }
 }
 
-/// Place, mode, operation with workload, variant, series.
-type Key = (Place, Mode, String, String, &'static str);
+/// Place, mode, operation with workload, series.
+type Key = (Place, Mode, String, &'static str);
 /// What changed though nothing caused it, as shares.
 type Changes = BTreeMap<Key, Vec<f64>>;
 
@@ -212,8 +207,7 @@ fn note(old: &[&Record], new: &[&Record], mode: Mode, changes: &mut Changes) {
             for (series, rounds) in paired_rounds(old, new) {
                 let Some(change) = statistics::change(&rounds, 0, "") else { continue };
                 let size = change.ratio.max(1.0 / change.ratio) - 1.0;
-                let (workload, variant) = (workload_of(new.record), new.record.variant.clone());
-                let key = (place.clone(), mode, workload, variant, series);
+                let key = (place.clone(), mode, workload_of(new.record), series);
                 changes.entry(key).or_default().push(size);
             }
         }

@@ -225,11 +225,10 @@ impl Proof {
             self.power.iter().map(|(_, s)| percent(*s)).collect::<Vec<_>>().join(" | "),
             if made.is_empty() { "–".to_string() } else { made.join(", ") },
         );
-        text += "\n| workload | variant | series | largest change that nothing caused |\n|---|---|---|--:|\n";
+        text += "\n| workload | series | largest change that nothing caused |\n|---|---|--:|\n";
         for floor in self.noise.floors() {
-            let Floor { workload, variant, series, largest, .. } = floor;
-            let _ =
-                writeln!(text, "| {workload} | {variant} | {series} | {:.2} % |", largest * 100.0);
+            let Floor { workload, series, largest, .. } = floor;
+            let _ = writeln!(text, "| {workload} | {series} | {:.2} % |", largest * 100.0);
         }
         text
     }
