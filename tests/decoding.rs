@@ -7,6 +7,8 @@ mod emitted;
 #[path = "decoding/heads.rs"]
 mod heads;
 mod laws;
+#[path = "decoding/verification.rs"]
+mod verification;
 
 use emitted::{Emitted, block_of, emitted, rows_alone, scaled, tree_of};
 use laws::{drawn, strategy};

@@ -251,6 +251,22 @@ fn initial(text: &Text, draw: &mut Draw) -> Parameters {
     parameters
 }
 
+/// One AdamW step of a tensor without decay, on gradients multiplied by `inverse`; its two moments are kept.
+pub(crate) fn adam(
+    theta: &mut [f32],
+    gradients: &[f32],
+    [first, second]: [&mut Vec<f32>; 2],
+    inverse: f32,
+    constants: &Constants,
+) {
+    for (((theta, g), m), v) in theta.iter_mut().zip(gradients).zip(first).zip(second) {
+        let g = g * inverse;
+        *m = constants.beta1 * *m + constants.rest1 * g;
+        *v = constants.beta2 * *v + constants.rest2 * g * g;
+        *theta -= constants.rate * *m / (v.sqrt() * constants.correction + constants.eps);
+    }
+}
+
 /// One run in progress.
 struct Network<'t> {
     text: &'t Text,
@@ -365,12 +381,7 @@ impl<'t> Network<'t> {
         let [first, second] = &mut self.moments;
         let moments = first.iter_mut().zip(second);
         for ((theta, g), (m, v)) in self.parameters.iter_mut().zip(gradients).zip(moments) {
-            for (((theta, g), m), v) in theta.iter_mut().zip(g).zip(m).zip(v) {
-                let g = g * inverse;
-                *m = constants.beta1 * *m + constants.rest1 * g;
-                *v = constants.beta2 * *v + constants.rest2 * g * g;
-                *theta -= constants.rate * *m / (v.sqrt() * constants.correction + constants.eps);
-            }
+            adam(theta, g, [m, v], inverse, constants);
         }
         self.keep();
     }

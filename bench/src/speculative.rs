@@ -17,18 +17,20 @@ use touchstone_reference::{
     acceptance::chain::{Chain, Params as ChainParams},
     decoding::{
         block::Block,
-        law,
         topology::{self, Shape, Topology},
-        tree::{Drafts, Params as TreeParams, Tree, draft_tokens},
+        tree::{Drafts, Params as TreeParams, Tree},
         typical::{Params as TypicalParams, Typical},
     },
-    ngram,
 };
 
-use self::models::Heads;
-pub use self::models::{Predictor, sampled};
-use crate::gtest::g_test;
+pub use self::{
+    drafter::{Drafted, Drafter},
+    judge::{Judge, expected},
+    models::{Predictor, sampled},
+};
 
+mod drafter;
+mod judge;
 mod models;
 
 /// How a step drafts and accepts.
@@ -112,54 +114,49 @@ impl Decoded {
 /// Draft and target models over one vocabulary, and how far the drafts go.
 #[derive(Clone, Debug)]
 pub struct Speculation {
-    draft: Predictor,
+    drafter: Drafter,
     target: Predictor,
-    heads: Heads,
-    vocab: usize,
-    /// Tokens of a chain.
-    draft_len: usize,
+    chain: Topology,
     tree: Topology,
     /// Factor on the uniforms of acceptance: 1, unless a test plants a fault.
     pub fault: f32,
 }
 
-/// Cells of the test of the law.
-const CELLS: usize = 32;
+/// Tokens of a chain.
+pub const CHAIN: usize = 4;
+
+/// A chain of drafts behind its root.
+pub fn chain() -> Topology {
+    Topology::draw(Shape::Chain, 1 + CHAIN, &mut Draw::new(0))
+}
+
+/// The tree of drafts: 12 of them.
+pub fn tree() -> Topology {
+    Topology::draw(Shape::Sparse, 13, &mut Draw::new(0))
+}
 
 impl Speculation {
-    /// Models of order 2 and 3 trained on sentences over `vocab` words; chains of 4 tokens, trees of 12.
+    /// Models of order 2 and 3 trained on sentences over `vocab` words.
     pub fn train(sentences: &[Vec<u32>], vocab: usize) -> Self {
-        let tree = Topology::draw(Shape::Sparse, 13, &mut Draw::new(0));
+        let tree = tree();
         Self {
-            draft: Predictor::train(sentences, vocab, 2),
+            drafter: Drafter::train(sentences, vocab, 2, tree.depth()),
             target: Predictor::train(sentences, vocab, 3),
-            heads: Heads::train(sentences, vocab, tree.depth()),
-            vocab,
-            draft_len: 4,
+            chain: chain(),
             tree,
             fault: 1.0,
         }
     }
 
-    /// Outcomes of a distribution: words, `<unk>`, `</s>`.
-    fn outcomes(&self) -> usize {
-        self.vocab + 2
-    }
-
     /// Continues every context by `scheme` for `steps` steps; seeded, so the same again but for the time. A first run is
     /// timed, a second one, the same to the token, is tested.
     pub fn run(&self, scheme: Scheme, contexts: &[Vec<u32>], steps: usize, seed: u64) -> Decoded {
-        let decoder = |judge| Decoder {
+        let decoder = |judges| Decoder {
             models: self.clone(),
             contexts: contexts.to_vec(),
             draw: Draw::new(seed),
-            judge,
-            places: Draw::new(seed ^ 1),
-            counts: vec![0; CELLS],
-            square: 0.0,
-            expected: 0.0,
-            departure: 0.0,
-            tokens: 0,
+            judges,
+            judge: Judge::new(seed ^ 1),
         };
         let (mut timed, mut tested) = (decoder(false), decoder(true));
         let start = Instant::now();
@@ -167,27 +164,12 @@ impl Speculation {
         let seconds = Seconds(start.elapsed().as_secs_f64());
         (0..steps).for_each(|_| tested.step(scheme));
         assert_eq!(timed.contexts, tested.contexts, "the tested run is the timed one");
-        let (drafted, depth) = match scheme {
-            Scheme::Plain => (0, 0),
-            Scheme::Chain | Scheme::Block => (self.draft_len, self.draft_len),
-            _ => (self.tree.len() - 1, self.tree.depth()),
+        let size = match scheme {
+            Scheme::Plain => [0, 0],
+            Scheme::Chain | Scheme::Block => [CHAIN, CHAIN],
+            _ => [self.tree.len() - 1, self.tree.depth()],
         };
-        let steps = steps * contexts.len();
-        let n = steps.max(1) as f64;
-        let tokens = tested.tokens;
-        let chance = scheme != Scheme::Typical;
-        Decoded {
-            scheme,
-            drafted,
-            depth,
-            steps,
-            tokens,
-            expected: chance.then_some(1.0 + tested.expected / n),
-            standard_error: if chance { tested.square.sqrt() / n } else { 0.0 },
-            law: g_test(&tested.counts, &[1.0 / CELLS as f64; CELLS]),
-            departure: if chance { 0.0 } else { tested.departure / tokens.max(1) as f64 },
-            seconds,
-        }
+        tested.judge.decoded(scheme, size, steps * contexts.len(), seconds)
     }
 }
 
@@ -197,17 +179,15 @@ struct Decoder {
     contexts: Vec<Vec<u32>>,
     draw: Draw,
     /// Whether the law is tested.
-    judge: bool,
-    /// Draws of the test.
-    places: Draw,
-    counts: Vec<u64>,
-    /// Σ (accepted − expected)² over steps.
-    square: f64,
-    /// Σ of the accepted tokens expected.
-    expected: f64,
-    /// Σ (1 − p) over tokens.
-    departure: f64,
-    tokens: usize,
+    judges: bool,
+    judge: Judge,
+}
+
+/// Uniforms on f32's grid, times a planted fault.
+pub fn uniforms(draw: &mut Draw, shape: &[usize], fault: f32) -> Tensor {
+    let steps = (1 << 24) as f32;
+    let one = |_| fault * draw.below(1 << 24) as f32 / steps;
+    Tensor::new(shape, Data::F32((0..shape.iter().product()).map(one).collect()))
 }
 
 impl Decoder {
@@ -219,13 +199,6 @@ impl Decoder {
         }
     }
 
-    /// Uniforms on f32's grid, for acceptance times the planted fault.
-    fn uniforms(&mut self, shape: &[usize], fault: f32) -> Tensor {
-        let steps = (1 << 24) as f32;
-        let one = |_| fault * self.draw.below(1 << 24) as f32 / steps;
-        Tensor::new(shape, Data::F32((0..shape.iter().product()).map(one).collect()))
-    }
-
     fn plain(&mut self) {
         for row in 0..self.contexts.len() {
             let u = self.draw.unit();
@@ -234,29 +207,34 @@ impl Decoder {
         }
     }
 
+    /// What is drafted behind a row's context, and the target's distribution after each node.
+    fn draft(&mut self, row: usize, tree: &Topology, drafts: Drafts) -> (Drafted, Vec<f32>) {
+        let Speculation { drafter, target, .. } = &mut self.models;
+        let drafted = drafter.grow(&self.contexts[row], tree, drafts, &mut self.draw);
+        let mut p = Vec::with_capacity(drafted.laws.len());
+        drafted.contexts.iter().for_each(|context| p.extend_from_slice(target.after(context)));
+        (drafted, p)
+    }
+
     fn chain(&mut self, scheme: Scheme) {
-        let (k, vocab, batch) =
-            (self.models.draft_len, self.models.outcomes(), self.contexts.len());
+        let (k, vocab, batch) = (CHAIN, self.models.drafter.outcomes(), self.contexts.len());
+        let chain = self.models.chain.clone();
         let (mut q, mut p, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
         let mut expected = Vec::new();
         for row in 0..batch {
-            let mut context = self.contexts[row].clone();
+            let (drafted, wanted) = self.draft(row, &chain, Drafts::Independent);
+            // Given the tokens a prefix is kept with the product of min(p/q, 1), or with b.
             let (mut kept, mut sum) = (1.0, 0.0);
-            for _ in 0..k {
-                let wanted = self.models.target.after(&context);
-                p.extend_from_slice(wanted);
-                let law = self.models.draft.after(&context);
-                let token = sampled(law, self.draw.unit());
-                q.extend_from_slice(law);
-                tokens.push(token as i32);
-                // Given the tokens a prefix is kept with the product of min(p/q, 1), or with b.
-                let ratio = f64::from(wanted[token as usize]) / f64::from(law[token as usize]);
+            for (i, &token) in drafted.tokens[1..].iter().enumerate() {
+                let at = i * vocab + token as usize;
+                let ratio = f64::from(wanted[at]) / f64::from(drafted.laws[at]);
                 let whole = scheme == Scheme::Block;
                 kept = f64::min(kept * if whole { ratio } else { ratio.min(1.0) }, 1.0);
                 sum += kept;
-                context = self.models.extended(&context, token);
             }
-            p.extend_from_slice(self.models.target.after(&context));
+            q.extend_from_slice(&drafted.laws[..k * vocab]);
+            p.extend(wanted);
+            tokens.extend_from_slice(&drafted.tokens[1..]);
             expected.push(sum);
         }
         let params = ChainParams {
@@ -275,8 +253,8 @@ impl Decoder {
             .with("target_probs", Tensor::new(&[batch, k + 1, vocab], Data::F32(p)))
             .with("draft_tokens", Tensor::new(&[batch, k], Data::I32(tokens)))
             .with("draft_lengths", Tensor::new(&[batch], Data::I32(vec![k as i32; batch])))
-            .with("accept_u", self.uniforms(&[batch, k], fault))
-            .with("sample_u", self.uniforms(&[batch], 1.0));
+            .with("accept_u", uniforms(&mut self.draw, &[batch, k], fault))
+            .with("sample_u", uniforms(&mut self.draw, &[batch], 1.0));
         let outputs = match scheme {
             Scheme::Block => Block::reference(&params.into(), &inputs),
             _ => Chain::reference(&params, &inputs),
@@ -286,23 +264,27 @@ impl Decoder {
 
     fn tree(&mut self, scheme: Scheme) {
         let tree = self.models.tree.clone();
-        let (nodes, vocab, batch) = (tree.len(), self.models.outcomes(), self.contexts.len());
+        let (nodes, vocab, batch) =
+            (tree.len(), self.models.drafter.outcomes(), self.contexts.len());
         let drafts = if scheme == Scheme::Tree { Drafts::Distinct } else { Drafts::Top };
-        let mut laws = [Vec::new(), Vec::new()];
-        let (mut tokens, mut expected) = (Vec::new(), Vec::new());
+        let (mut q, mut p, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sums = Vec::new();
         for row in 0..batch {
-            let (drawn, sum) = self.grow(row, &tree, drafts, &mut laws);
-            tokens.extend(drawn);
-            expected.push(sum);
+            let (drafted, wanted) = self.draft(row, &tree, drafts);
+            let judges = self.judges;
+            sums.push(if judges { expected(&tree, &drafted, &wanted, drafts) } else { 0.0 });
+            tokens.extend(drafted.tokens);
+            q.extend(drafted.laws);
+            p.extend(wanted);
         }
-        let [q, p] = laws.map(|law| Tensor::new(&[batch, nodes, vocab], Data::F32(law)));
+        let [q, p] = [q, p].map(|law| Tensor::new(&[batch, nodes, vocab], Data::F32(law)));
         let fault = self.models.fault;
         let mut inputs = Tensors::new()
             .with("draft_probs", q)
             .with("target_probs", p)
             .with("draft_tokens", Tensor::new(&[batch, nodes], Data::I32(tokens)))
-            .with("accept_u", self.uniforms(&[batch, nodes], fault))
-            .with("sample_u", self.uniforms(&[batch], 1.0));
+            .with("accept_u", uniforms(&mut self.draw, &[batch, nodes], fault))
+            .with("sample_u", uniforms(&mut self.draw, &[batch], 1.0));
         for (name, tensor) in topology::tensors(&vec![tree; batch], nodes).iter() {
             inputs.insert(name, tensor.clone());
         }
@@ -335,44 +317,7 @@ impl Decoder {
                 Tree::reference(&params, &inputs)
             }
         };
-        self.emit_all(&outputs, nodes, &expected);
-    }
-
-    /// Tokens of a row's tree, guessed by the draft model (`distinct`) or the heads (`top`), and the expected number of
-    /// accepted ones given these. Both models' distributions after each node go behind `laws`, q and p.
-    fn grow(
-        &mut self,
-        row: usize,
-        tree: &Topology,
-        drafts: Drafts,
-        laws: &mut [Vec<f32>; 2],
-    ) -> (Vec<i32>, f64) {
-        let nodes = tree.len();
-        let mut contexts = vec![self.contexts[row].clone(); nodes];
-        let (mut reached, mut tokens, mut sum) = (vec![1.0; nodes], vec![-1; nodes], 0.0);
-        for node in 0..nodes {
-            let Speculation { draft, target, heads, vocab, .. } = &mut self.models;
-            let (q, p) = (draft.after(&contexts[node]), target.after(&contexts[node]));
-            let children: Vec<usize> = tree.children(node).collect();
-            let drawn: Vec<i32> = if drafts == Drafts::Top {
-                let distance = tree.path(node).len();
-                heads.top(&contexts[0], *vocab, distance, children.len())
-            } else {
-                let draws = Default::default();
-                let drawn = draft_tokens(drafts, draws, q, children.len(), &mut self.draw);
-                drawn.into_iter().map(|token| token as i32).collect()
-            };
-            let chances = if self.judge { law::children(p, q, &drawn, drafts) } else { Vec::new() };
-            laws[0].extend_from_slice(q);
-            laws[1].extend_from_slice(p);
-            for (i, (&child, &token)) in children.iter().zip(&drawn).enumerate() {
-                tokens[child] = token;
-                contexts[child] = self.models.extended(&contexts[node], token as u32);
-                reached[child] = reached[node] * chances.get(i).unwrap_or(&0.0);
-                sum += reached[child];
-            }
-        }
-        (tokens, sum)
+        self.emit_all(&outputs, nodes, &sums);
     }
 
     fn emit_all(&mut self, outputs: &Outputs, width: usize, expected: &[f64]) {
@@ -387,49 +332,14 @@ impl Decoder {
 
     /// Takes up what row `row` emitted, of which `expected` draft tokens were to be accepted.
     fn emit(&mut self, row: usize, tokens: &[u32], expected: f64) {
+        let Speculation { drafter, target, .. } = &mut self.models;
         for &token in tokens {
-            let context = std::mem::take(&mut self.contexts[row]);
-            if self.judge {
-                self.test(&context, token as usize);
+            let context = &self.contexts[row];
+            if self.judges {
+                self.judge.token(target.after(context), drafter.after(context), token as usize);
             }
-            self.contexts[row] = self.models.extended(&context, token);
+            self.contexts[row] = drafter.extended(context, token);
         }
-        self.tokens += tokens.len();
-        self.expected += expected;
-        self.square += (tokens.len() as f64 - 1.0 - expected).powi(2);
-    }
-
-    /// Notes where a token stands in the target's law.
-    ///
-    /// The outcomes are put in order of p/q, so that what acceptance gets wrong, it gets wrong at one end. The token then
-    /// stands at a uniform place in the running sum of p if its law is p, whatever came before: Rosenblatt, *Remarks on a
-    /// Multivariate Transformation*, 1952, with a draw within the token's own share.
-    fn test(&mut self, context: &[u32], token: usize) {
-        let Speculation { draft, target, .. } = &mut self.models;
-        let (q, p) = (draft.after(context), target.after(context));
-        let key = |t: usize| (p[t] / q[t].max(f32::MIN_POSITIVE), t);
-        let (mut before, mut total) = (0.0, 0.0);
-        for (t, &weight) in p.iter().enumerate() {
-            total += f64::from(weight);
-            if key(t) < key(token) {
-                before += f64::from(weight);
-            }
-        }
-        let place = (before + self.places.unit() * f64::from(p[token])) / total;
-        self.counts[((place * CELLS as f64) as usize).min(CELLS - 1)] += 1;
-        self.departure += 1.0 - f64::from(p[token]) / total;
-    }
-}
-
-impl Speculation {
-    /// A context with one more token: a sentence that ends is followed by the next one's beginning.
-    fn extended(&self, context: &[u32], token: u32) -> Vec<u32> {
-        /// More words than any of the models looks back.
-        const KEPT: usize = 8;
-        if token == ngram::eos(self.vocab) {
-            return vec![ngram::bos(self.vocab)];
-        }
-        let kept = context.len().saturating_sub(KEPT);
-        [&context[kept..], &[token]].concat()
+        self.judge.step(tokens.len(), expected);
     }
 }

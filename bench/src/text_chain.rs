@@ -14,6 +14,7 @@ use touchstone_reference::{
 use crate::{
     corpus::{Corpus, CorpusError, Vocabulary},
     mixed_precision::MixedPrecision,
+    neural::Neural,
     speculative::{Decoded, Predictor, Scheme, Speculation, sampled},
     word2vec,
 };
@@ -71,6 +72,9 @@ pub struct TextChain {
     /// Speculative decoding as a whole, by scheme; plain decoding first.
     #[serde(default)]
     pub speculation: Vec<Decoded>,
+    /// Speculative decoding of a neural target: what [`crate::neural::Trained`] found, where it was asked.
+    #[serde(default)]
+    pub neural: Option<Neural>,
     /// A network trained on the characters of the text in every precision.
     #[serde(default)]
     pub mixed_precision: Option<MixedPrecision>,
@@ -181,6 +185,7 @@ impl TextChain {
             embeddings,
             acceptance,
             speculation: speculation(&text),
+            neural: None,
             mixed_precision: Some(MixedPrecision::run(corpus)),
             inputs,
         })

@@ -4,9 +4,11 @@ mod block;
 mod medusa;
 mod mtp;
 mod tiled;
+mod transformer;
 mod tree;
 mod tree_attention;
 mod typical;
+pub mod verification;
 
 use self::tiled::Tiled;
 use crate::variant::Variant;
@@ -110,6 +112,20 @@ pub static VARIANTS: &[Variant] = &[
         idea: "the nodes' rows as one product, the cache split over blocks, the tree's mask as bits",
         deterministic: true,
         plan: tree_attention::tensor_core,
+    },
+    Variant {
+        op: "decoding.verification",
+        name: "naive",
+        idea: "the naive kernels of every step, one behind the other",
+        deterministic: true,
+        plan: verification::naive,
+    },
+    Variant {
+        op: "decoding.verification",
+        name: "tiled",
+        idea: "tiled products and attention, rows in 16-byte words, a group of blocks a row for acceptance",
+        deterministic: true,
+        plan: verification::tiled,
     },
 ];
 

@@ -80,6 +80,8 @@ pub static VARIANTS: &[Variant] = &[
     },
 ];
 
+pub(crate) use bag::sum_of_rows;
+
 /// Refuses rows that are not whole words of `bytes` bytes.
 fn whole_words(dim: usize, dtype: DType, bytes: usize) -> Result<usize, Unsupported> {
     let row = dim * dtype.bytes();

@@ -1,6 +1,6 @@
 //! What carries out a plan: a GPU, or the simulator. Verification asks no more of either than this.
 
-use touchstone_reference::Tensors;
+use touchstone_reference::{Tensor, Tensors};
 
 use crate::{
     gpu::{self, Gpu, Poison},
@@ -42,6 +42,24 @@ pub trait Prepared {
     /// The executor's, the error of a failed kernel included.
     fn outputs(&self) -> anyhow::Result<Tensors>;
 
+    /// Puts other values into a buffer: the input of a further run of a plan that is one step of many.
+    ///
+    /// # Errors
+    /// The executor's.
+    ///
+    /// # Panics
+    /// If there is no buffer of that name, or it has another type or shape.
+    fn write(&mut self, name: &str, tensor: &Tensor) -> anyhow::Result<()>;
+
+    /// What one buffer holds.
+    ///
+    /// # Errors
+    /// The executor's, the error of a failed kernel included.
+    ///
+    /// # Panics
+    /// If there is no buffer of that name.
+    fn read(&self, name: &str) -> anyhow::Result<Tensor>;
+
     /// What the kernels damaged outside of their outputs and scratch.
     ///
     /// # Errors
@@ -70,6 +88,14 @@ impl Prepared for gpu::Prepared<'_> {
         self.outputs()
     }
 
+    fn write(&mut self, name: &str, tensor: &Tensor) -> anyhow::Result<()> {
+        self.write(name, tensor)
+    }
+
+    fn read(&self, name: &str) -> anyhow::Result<Tensor> {
+        self.read(name)
+    }
+
     fn damage(&self) -> anyhow::Result<Option<String>> {
         self.damage()
     }
@@ -95,6 +121,15 @@ impl Prepared for simulator::Prepared<'_> {
 
     fn outputs(&self) -> anyhow::Result<Tensors> {
         Ok(self.outputs())
+    }
+
+    fn write(&mut self, name: &str, tensor: &Tensor) -> anyhow::Result<()> {
+        self.write(name, tensor);
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> anyhow::Result<Tensor> {
+        Ok(self.read(name))
     }
 
     fn damage(&self) -> anyhow::Result<Option<String>> {

@@ -3,7 +3,7 @@
 use touchstone_reference::{Case, DType, Tensors, loss::Params};
 
 use crate::{
-    plan::{Arg, Plan, blocks, kind_of},
+    plan::{Arg, BufferId, Plan, blocks, kind_of},
     variant::{Unsupported, Variant},
 };
 
@@ -97,6 +97,25 @@ fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let (grid, symbol) = (blocks(start.p.rows)?, format!("online_{}", start.p.dtype.name()));
     start.plan.launch("loss_online", symbol, grid, [512, 1, 1], 0, &args);
     Ok(start.plan)
+}
+
+/// Probabilities of rows of f32 logits, as one step of another plan; `online`, where its rows are whole words.
+pub(crate) fn softmax(
+    plan: &mut Plan,
+    [logits, probabilities]: [BufferId; 2],
+    [rows, vocab]: [usize; 2],
+    online: bool,
+) -> Result<(), Unsupported> {
+    let none = [Arg::Null; 3];
+    let mut args = [&[logits, probabilities].map(Arg::from)[..], &none[..]].concat();
+    args.extend([rows, vocab].map(Arg::from));
+    if online && vocab.is_multiple_of(WORD / DType::F32.bytes()) {
+        plan.launch("loss_online", "online_f32", blocks(rows)?, [512, 1, 1], 0, &args);
+    } else {
+        args.push(Arg::I32(kind_of(DType::F32)));
+        plan.launch("loss_naive", "loss_rows", blocks(rows)?, [256, 1, 1], 0, &args);
+    }
+    Ok(())
 }
 
 fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {

@@ -293,6 +293,26 @@ impl Plan {
         &self.buffers
     }
 
+    /// The buffer of that name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn buffer_named(&self, name: &str) -> BufferId {
+        let at = self.buffers.iter().position(|buffer| buffer.name == name);
+        BufferId(at.unwrap_or_else(|| panic!("no buffer named '{name}'")))
+    }
+
+    /// The buffer that a tensor fits: its name, type and shape.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn buffer_for(&self, name: &str, tensor: &Tensor) -> BufferId {
+        let id = self.buffer_named(name);
+        let Buffer { dtype, shape, .. } = &self.buffers[id.0];
+        assert_eq!((*dtype, &shape[..]), (tensor.dtype(), tensor.shape()), "'{name}'");
+        id
+    }
+
     /// The tensor maps, in the order of their handles.
     pub fn maps(&self) -> &[BufferMap] {
         &self.maps

@@ -10,13 +10,16 @@ pub mod candidates;
 pub mod law;
 pub mod medusa;
 pub mod mtp;
+mod near;
 pub(crate) mod outcome;
 pub(crate) mod residual;
 mod rounding;
 pub mod topology;
+mod transformer;
 pub mod tree;
 pub mod tree_attention;
 pub mod typical;
+pub mod verification;
 
 /// The operations of this vertical.
 pub const OPERATIONS: &[Operation] = &[
@@ -26,4 +29,5 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::of::<medusa::Medusa>(),
     Operation::of::<mtp::Mtp>(),
     Operation::of::<tree_attention::TreeAttention>(),
+    Operation::of::<verification::Verification>(),
 ];

@@ -10,7 +10,7 @@ use crate::{
     chart::{Chart, Line, Mark, Stroke},
     derive::Sheet,
     figures::{Figure, Key},
-    mixed_precision,
+    mixed_precision, neural,
     speculation::{self, Speculation},
     units,
 };
@@ -30,6 +30,8 @@ pub struct Chain {
     finding: String,
     /// Speculative decoding as a whole.
     speculation: Option<Speculation>,
+    /// The same with a neural target.
+    neural: Option<neural::Section>,
     /// A network trained in every precision.
     precision: Vec<Figure>,
 }
@@ -70,6 +72,7 @@ pub fn section(value: &Value, sheet: &Sheet<'_>) -> anyhow::Result<Chain> {
         precision: precision.unwrap_or_default(),
         acceptance: acceptance(&chain.acceptance),
         speculation: speculation::section(&chain.speculation),
+        neural: chain.neural.as_ref().and_then(neural::section),
     })
 }
 

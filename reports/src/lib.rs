@@ -23,6 +23,7 @@ pub mod figures;
 mod history;
 mod mixed_precision;
 mod names;
+mod neural;
 mod operation;
 mod page;
 pub mod pareto;

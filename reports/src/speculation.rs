@@ -16,17 +16,36 @@ pub struct Speculation {
     findings: Vec<String>,
 }
 
-/// The table of what the schemes did; `None` where there was none.
+impl Speculation {
+    /// Adds a sentence.
+    pub fn say(&mut self, finding: String) {
+        self.findings.push(finding);
+    }
+
+    /// The sentences.
+    pub fn findings(&self) -> &[String] {
+        &self.findings
+    }
+}
+
+/// The table of what the schemes did over n-gram models; `None` where there was none.
 pub fn section(decoded: &[Decoded]) -> Option<Speculation> {
     let plain = decoded.iter().find(|d| d.scheme == Scheme::Plain)?;
-    let findings = [law(decoded), closed_form(decoded), departure(decoded), time(decoded, plain)];
+    table(decoded, time(decoded, plain))
+}
+
+/// The table, and what it says beside `time`, a sentence on speed.
+pub fn table(decoded: &[Decoded], time: Option<String>) -> Option<Speculation> {
+    let plain = decoded.iter().find(|d| d.scheme == Scheme::Plain)?;
+    let findings = [law(decoded), closed_form(decoded), departure(decoded), time];
     Some(Speculation {
         rows: decoded.iter().map(|d| row(d, plain)).collect(),
         findings: findings.into_iter().flatten().collect(),
     })
 }
 
-fn name(scheme: Scheme) -> &'static str {
+/// A scheme in words.
+pub fn name(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Plain => "plain, no draft",
         Scheme::Chain => "chain, token by token",

@@ -3,8 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use touchstone_bench::{
-    Effort, Problem, Runner, Task, Tier, corpus::Corpus, record::Writer, text_chain::TextChain,
+    Effort, Problem, Runner, Task, Tier,
+    corpus::Corpus,
+    neural::{self, Trained},
+    record::Writer,
+    text_chain::TextChain,
 };
+use touchstone_reference::{Case, Tensors};
 use touchstone_reports::Options;
 
 use super::{complaint, introduce, run::unique_writer, run_cases, summarize};
@@ -51,8 +56,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         "text chain on {}: language models, embeddings, speculative acceptance …",
         corpus.name()
     );
-    let chain = TextChain::run(&corpus)?;
-    let mut own = text_problems(&mut runner, &chain, &mut writer)?;
+    let mut chain = TextChain::run(&corpus)?;
+    println!("a small network on its characters: training, speculative decoding …");
+    let trained = Trained::on(&corpus)?;
+    chain.neural = Some(match runner.gpu() {
+        Ok(gpu) => trained.on_gpu(gpu, neural::Effort::GPU)?,
+        Err(_) => trained.by_reference(neural::Effort::REFERENCE)?,
+    });
+    let problems = [chain.problems(), trained.problems()].concat();
+    let source = format!("corpus {} ({} bytes)", chain.corpus, chain.bytes);
+    let mut own = text_problems(&mut runner, problems, &source, &mut writer)?;
 
     println!("quick workloads: {} cases", selected.len());
     let task = Task::Measure(Effort::QUICK);
@@ -90,13 +103,13 @@ fn notes(runner: &Runner, shipped: usize, own: &[touchstone_bench::Record]) -> V
 /// The chain's own tensors as inputs of the kernels: real text instead of drawn numbers.
 fn text_problems(
     runner: &mut Runner,
-    chain: &TextChain,
+    problems: Vec<(Case, Tensors)>,
+    source: &str,
     writer: &mut Writer,
 ) -> anyhow::Result<Vec<touchstone_bench::Record>> {
-    let source = format!("corpus {} ({} bytes)", chain.corpus, chain.bytes);
     let mut all = Vec::new();
-    for (case, inputs) in chain.problems() {
-        let text = Problem::with_inputs(&case, inputs, &source)?;
+    for (case, inputs) in problems {
+        let text = Problem::with_inputs(&case, inputs, source)?;
         for record in runner.problem("text_chain", &text, Task::Measure(Effort::QUICK)) {
             if let Some(complaint) = complaint(&record) {
                 eprintln!("{complaint}");

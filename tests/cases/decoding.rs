@@ -13,7 +13,7 @@ use touchstone_reference::{
         mtp::{self, Scheme},
         topology::Shape,
         tree::{self, Drafts},
-        tree_attention, typical,
+        tree_attention, typical, verification,
     },
 };
 
@@ -26,6 +26,7 @@ pub fn strategies() -> Vec<(&'static str, BoxedStrategy<Case>)> {
         ("decoding.medusa", medusa().boxed()),
         ("decoding.mtp", mtp().boxed()),
         ("decoding.tree_attention", tree_attention().boxed()),
+        ("decoding.verification", verification().boxed()),
     ]
 }
 
@@ -172,6 +173,43 @@ fn tree_attention() -> impl Strategy<Value = Case> {
                 dtype,
             };
             Case::new("decoding.tree_attention", &params, seed)
+        },
+    )
+}
+
+fn verification() -> impl Strategy<Value = Case> {
+    let shapes = [Shape::Chain, Shape::Star, Shape::Binary, Shape::Sparse, Shape::Dynamic];
+    let drafts = select(vec![Drafts::Independent, Drafts::Distinct, Drafts::Top]);
+    let nodes = prop_oneof![4 => 1usize..10, 1 => 31usize..35];
+    let keys = prop_oneof![3 => 0usize..40, 1 => 63usize..67];
+    let heads = (1usize..4, prop_oneof![1 => 1usize..9, 2 => select(vec![4usize, 8, 16])]);
+    let ffn = prop_oneof![1 => 1usize..40, 2 => (1usize..10).prop_map(|n| 4 * n)];
+    let vocab = prop_oneof![3 => 2usize..50, 1 => 125usize..140];
+    let kind = (
+        select(shapes.to_vec()),
+        drafts,
+        select(vec![attention::Lengths::Full, attention::Lengths::Ragged]),
+    );
+    let sizes = (ffn, 1usize..3, vocab, 1usize..5);
+    ((0usize..4, nodes, keys), heads, sizes, kind, 0u64..1000).prop_map(
+        |((batch, nodes, seq_k), (heads, dim), (ffn, layers, vocab, window), kind, seed)| {
+            let (tree, drafts, lengths) = kind;
+            let params = verification::Params {
+                batch,
+                nodes,
+                seq_k,
+                hidden: heads * dim,
+                heads,
+                ffn,
+                layers,
+                vocab,
+                window,
+                tree,
+                drafts,
+                lengths,
+                dtype: DType::F32,
+            };
+            Case::new("decoding.verification", &params, seed)
         },
     )
 }

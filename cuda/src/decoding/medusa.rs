@@ -73,7 +73,7 @@ pub(super) fn tiles(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let first = Tiled {
         a: at.x.into(),
         w: at.w.into(),
-        c: r,
+        c: r.into(),
         batches: p.heads,
         rows: p.tokens,
         columns: p.hidden,
@@ -84,7 +84,7 @@ pub(super) fn tiles(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let second = Tiled {
         a: r.into(),
         w: at.lm.into(),
-        c: at.logits,
+        c: at.logits.into(),
         columns: p.vocab,
         a_shared: false,
         ..first

@@ -3,22 +3,21 @@
 use touchstone_reference::{Case, DType, Tensors, decoding::mtp::Params};
 
 use super::{
-    THREADS, Tiled,
+    Tiled,
     tiled::{self, STRETCH, Targets},
+    transformer::{MODULE, Mlp, Norm, Steps},
 };
 use crate::{
     plan::{Arg, BufferId, Plan, blocks},
     variant::Unsupported,
 };
 
-const MODULE: &str = "decoding_mtp_naive";
-
 /// A plan in the making.
 struct Builder<'a> {
     plan: Plan,
     inputs: &'a Tensors,
     p: Params,
-    fused: bool,
+    steps: Steps,
 }
 
 /// Buffers that all modules use in turn.
@@ -63,7 +62,8 @@ pub(super) fn fused(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 
 fn plan(case: &Case, inputs: &Tensors, fused: bool) -> Result<Plan, Unsupported> {
     let p: Params = case.params()?;
-    let mut builder = Builder { plan: Plan::new(), inputs, p, fused };
+    let steps = Steps { rows: p.batch * p.seq_len, tiles: fused };
+    let mut builder = Builder { plan: Plan::new(), inputs, p, steps };
     let h = builder.plan.input(inputs, "h");
     let (run, weights) = (builder.run(), builder.weights());
     let p = builder.p.clone();
@@ -84,21 +84,15 @@ fn plan(case: &Case, inputs: &Tensors, fused: bool) -> Result<Plan, Unsupported>
 }
 
 impl Builder<'_> {
-    /// Places of all sequences.
-    fn rows(&self) -> usize {
-        self.p.batch * self.p.seq_len
-    }
-
     fn scratch(&mut self, name: &str, width: usize) -> BufferId {
-        let rows = self.rows();
-        self.plan.scratch(name, DType::F32, &[rows, width])
+        self.plan.scratch(name, DType::F32, &[self.steps.rows, width])
     }
 
     fn run(&mut self) -> Run {
         let p = self.p.clone();
         let d = p.hidden;
         let losses = self.plan.output("losses", DType::F32, &p.losses());
-        let logits = if self.fused {
+        let logits = if self.steps.tiles {
             let partial = self.scratch("partial", p.vocab.div_ceil(STRETCH) * 2);
             [partial, self.scratch("logit", 1)]
         } else {
@@ -131,38 +125,10 @@ impl Builder<'_> {
     fn norm(&mut self, run: &Run, from: (BufferId, Option<usize>), gain: Arg, columns: [usize; 2]) {
         let [width, first] = columns;
         let (x, ahead) = from;
-        let tokens = ahead.map(|_| run.tokens);
         let to = Arg::Buffer(run.normed, first * DType::F32.bytes());
-        let mut args = vec![x.into(), tokens.into(), gain, to];
-        args.push(width.into());
-        args.extend([self.p.seq_len as i32, ahead.unwrap_or(0) as i32].map(Arg::from));
-        args.push(self.p.hidden.into());
-        self.plan.launch(MODULE, "rms_norm", [self.rows(), 1, 1], [128, 1, 1], 0, &args);
-    }
-
-    /// c = a wᵀ, plus `add`, of [columns, depth].
-    fn product(
-        &mut self,
-        a: BufferId,
-        w: Arg,
-        add: Option<BufferId>,
-        c: BufferId,
-        [columns, depth]: [usize; 2],
-    ) -> Result<(), Unsupported> {
-        let rows = self.rows();
-        if self.fused {
-            let a = a.into();
-            let t = Tiled { a, w, c, batches: 1, rows, columns, depth, a_shared: false };
-            return match add {
-                Some(add) => tiled::add(&mut self.plan, t, add),
-                None => tiled::store(&mut self.plan, t),
-            };
-        }
-        let mut args = vec![a.into(), w, add.into(), c.into()];
-        args.extend([columns, depth].map(Arg::from));
-        let grid = [rows, columns.div_ceil(THREADS), 1];
-        self.plan.launch(MODULE, "product", grid, [THREADS, 1, 1], 0, &args);
-        Ok(())
+        let of_tokens = ahead.map(|ahead| (run.tokens, self.p.seq_len, ahead));
+        let norm = Norm { x, of_tokens, gain, to, stride: width, hidden: self.p.hidden };
+        self.steps.norm(&mut self.plan, norm);
     }
 
     /// States joined with the tokens behind them, into the first of the states.
@@ -178,7 +144,8 @@ impl Builder<'_> {
         let embedded = (w.buffer("emb"), Some(module + 1));
         self.norm(run, embedded, w.part("norm_e", module, d), [2 * d, d]);
         let proj = w.part("proj", module, 2 * d * d);
-        self.product(run.normed, proj, None, run.states[0], [d, 2 * d])
+        let x = run.states[0].into();
+        self.steps.product(&mut self.plan, run.normed, proj, None, x, [d, 2 * d])
     }
 
     /// The Transformer block, from `x` into the second of the states.
@@ -193,7 +160,7 @@ impl Builder<'_> {
         let square = |name| w.part(name, module, d * d);
         self.norm(run, (x, None), w.part("norm_a", module, d), [d, 0]);
         for (name, to) in ["wq", "wk", "wv"].into_iter().zip(run.qkv) {
-            self.product(run.normed, square(name), None, to, [d, d])?;
+            self.steps.product(&mut self.plan, run.normed, square(name), None, to.into(), [d, d])?;
         }
         let dim = d / self.p.heads;
         let mut args: Vec<Arg> = run.qkv.map(Arg::from).to_vec();
@@ -201,29 +168,31 @@ impl Builder<'_> {
         args.extend([self.p.seq_len as i32, self.p.heads as i32].map(Arg::from));
         args.push(dim.into());
         args.push(Arg::F32(1.0 / (dim as f32).sqrt()));
-        let grid = blocks(self.rows() * self.p.heads)?;
+        let grid = blocks(self.steps.rows * self.p.heads)?;
         self.plan.launch(MODULE, "attend", grid, [128, 1, 1], 0, &args);
         let behind = run.states[1];
-        self.product(run.attended, square("wo"), Some(x), behind, [d, d])?;
-        self.norm(run, (behind, None), w.part("norm_m", module, d), [d, 0]);
-        self.product(run.normed, w.part("up", module, 2 * ffn * d), None, run.both, [2 * ffn, d])?;
-        let args = [run.both.into(), run.gated.into(), ffn.into()];
-        let grid = [self.rows(), ffn.div_ceil(THREADS), 1];
-        self.plan.launch(MODULE, "gate", grid, [THREADS, 1, 1], 0, &args);
-        let down = w.part("down", module, d * ffn);
-        self.product(run.gated, down, Some(behind), behind, [d, ffn])
+        let (plan, steps) = (&mut self.plan, self.steps);
+        steps.product(plan, run.attended, square("wo"), Some(x), behind.into(), [d, d])?;
+        let mlp = Mlp {
+            gain: w.part("norm_m", module, d),
+            up: w.part("up", module, 2 * ffn * d),
+            down: w.part("down", module, d * ffn),
+            scratch: [run.normed, run.both, run.gated],
+            sizes: [d, ffn],
+        };
+        steps.mlp(plan, mlp, behind)
     }
 
     fn loss(&mut self, run: &Run, w: &Weights, module: usize) -> Result<(), Unsupported> {
-        let (rows, vocab) = (self.rows(), self.p.vocab);
+        let (rows, vocab) = (self.steps.rows, self.p.vocab);
         let (seq_len, ahead) = (self.p.seq_len, self.p.ahead(module + 1));
         let losses = Arg::Buffer(run.losses, module * rows * DType::F32.bytes());
         let (lm, [logits, logit], behind) = (w.buffer("lm").into(), run.logits, run.states[1]);
-        if self.fused {
+        if self.steps.tiles {
             let t = Tiled {
                 a: behind.into(),
                 w: lm,
-                c: logits,
+                c: logits.into(),
                 batches: 1,
                 rows,
                 columns: vocab,
@@ -233,7 +202,8 @@ impl Builder<'_> {
             let targets = Targets { tokens: run.tokens, seq_len, ahead };
             return tiled::loss(&mut self.plan, t, targets, logit, losses);
         }
-        self.product(behind, lm, None, logits, [vocab, self.p.hidden])?;
+        let sizes = [vocab, self.p.hidden];
+        self.steps.product(&mut self.plan, behind, lm, None, logits.into(), sizes)?;
         let mut args = vec![logits.into(), run.tokens.into(), losses];
         args.extend([seq_len as i32, ahead as i32].map(Arg::from));
         args.push(vocab.into());
@@ -244,7 +214,7 @@ impl Builder<'_> {
     fn mean(&mut self, run: &Run) {
         let loss = self.plan.output("loss", DType::F32, &[self.p.depth + 1]);
         let mut args = vec![run.losses.into(), loss.into()];
-        args.extend([self.p.depth, self.rows()].map(Arg::from));
+        args.extend([self.p.depth, self.steps.rows].map(Arg::from));
         args.push(Arg::F32(self.p.lambda as f32));
         self.plan.launch(MODULE, "mean", [1, 1, 1], [128, 1, 1], 0, &args);
     }

@@ -13,7 +13,7 @@ const TILE: usize = 128;
 pub(super) struct Tiled {
     pub(super) a: Arg,
     pub(super) w: Arg,
-    pub(super) c: BufferId,
+    pub(super) c: Arg,
     pub(super) batches: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
@@ -53,7 +53,7 @@ fn launch(plan: &mut Plan, t: Tiled, rest: &Rest) -> Result<(), Unsupported> {
     }
     let a_batch = if t.a_shared { 0 } else { t.rows * t.depth };
     let mut args = vec![t.a, a_batch.into(), t.w, (t.columns * t.depth).into()];
-    args.extend([t.c.into(), Arg::from(t.rows * t.columns)]);
+    args.extend([t.c, Arg::from(t.rows * t.columns)]);
     args.extend([Arg::from(rest.add), rest.add_batch.into(), rest.bias.into()]);
     args.push(rest.targets.map(|targets| targets.tokens).into());
     args.push(Arg::I32(rest.targets.map_or(1, |targets| targets.seq_len as i32)));
@@ -98,7 +98,7 @@ pub(super) fn loss(
 ) -> Result<(), Unsupported> {
     let rest = Rest { add: Some(logit), targets: Some(targets), mode: 3, ..Rest::default() };
     launch(plan, t, &rest)?;
-    let mut args = vec![t.c.into(), logit.into(), targets.tokens.into(), losses];
+    let mut args = vec![t.c, logit.into(), targets.tokens.into(), losses];
     let stretches = t.columns.div_ceil(STRETCH);
     args.extend([targets.seq_len as i32, targets.ahead as i32].map(Arg::from));
     args.extend([t.rows, stretches].map(Arg::from));

@@ -29,24 +29,37 @@ pub(super) fn outputs(plan: &mut Plan, batch: usize, nodes: usize) -> [BufferId;
 }
 
 pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    let params: Params = case.params()?;
-    let &Params { batch, nodes, vocab, drafts, .. } = &params;
     let mut plan = Plan::new();
-    let names = [
-        "draft_probs",
-        "target_probs",
-        "draft_tokens",
-        "first_child",
-        "next_sibling",
-        "accept_u",
-        "sample_u",
-    ];
-    let mut args: Vec<Arg> = names.map(|name| plan.input(inputs, name).into()).to_vec();
-    args.extend(outputs(&mut plan, batch, nodes).map(Arg::from));
+    let given = GIVEN.map(|name| plan.input(inputs, name));
+    walk(&mut plan, &case.params()?, given)?;
+    Ok(plan)
+}
+
+/// What the kernels take, in their order; [`walk_together`] takes the parents behind the draft's tokens.
+pub(super) const GIVEN: [&str; 7] = [
+    "draft_probs",
+    "target_probs",
+    "draft_tokens",
+    "first_child",
+    "next_sibling",
+    "accept_u",
+    "sample_u",
+];
+
+/// A thread a row, of buffers as [`GIVEN`] names them.
+pub(super) fn walk(
+    plan: &mut Plan,
+    params: &Params,
+    given: [BufferId; 7],
+) -> Result<[BufferId; 3], Unsupported> {
+    let &Params { batch, nodes, vocab, drafts, .. } = params;
+    let mut args: Vec<Arg> = given.map(Arg::from).to_vec();
+    let outputs = outputs(plan, batch, nodes);
+    args.extend(outputs.map(Arg::from));
     args.extend([batch.into(), nodes.into(), vocab.into(), number(drafts)]);
     let grid = blocks(batch.div_ceil(32))?;
     plan.launch("decoding_tree_naive", "tree_f32", grid, [32, 1, 1], 0, &args);
-    Ok(plan)
+    Ok(outputs)
 }
 
 /// Blocks of a row at most: each holds the sums of all in shared memory, and all must be able to run at once.
@@ -63,8 +76,21 @@ const MAX_SEGMENT: usize = 22_000;
 const MAX_NODES: usize = 2048;
 
 pub(super) fn group(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    let params: Params = case.params()?;
-    let &Params { batch, nodes, vocab, drafts, .. } = &params;
+    let mut plan = Plan::new();
+    let given = GIVEN.map(|name| plan.input(inputs, name));
+    let parents = plan.input(inputs, "parents");
+    walk_together(&mut plan, &case.params()?, given, parents)?;
+    Ok(plan)
+}
+
+/// A group of blocks a row, of buffers as [`GIVEN`] names them.
+pub(super) fn walk_together(
+    plan: &mut Plan,
+    params: &Params,
+    given: [BufferId; 7],
+    parents: BufferId,
+) -> Result<[BufferId; 3], Unsupported> {
+    let &Params { batch, nodes, vocab, drafts, .. } = params;
     if nodes > MAX_NODES {
         return Err(Unsupported(format!(
             "a tree of {nodes} nodes; shared memory takes {MAX_NODES}"
@@ -77,21 +103,12 @@ pub(super) fn group(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
         return Err(Unsupported(format!("{vocab} tokens do not fit {MAX_PARTS} blocks")));
     }
     let parts = vocab.div_ceil(segment);
-    let mut plan = Plan::new();
-    let names = [
-        "draft_probs",
-        "target_probs",
-        "draft_tokens",
-        "parents",
-        "first_child",
-        "next_sibling",
-        "accept_u",
-        "sample_u",
-    ];
-    let mut args: Vec<Arg> = names.map(|name| plan.input(inputs, name).into()).to_vec();
-    args.extend(outputs(&mut plan, batch, nodes).map(Arg::from));
+    let mut args: Vec<Arg> = given.map(Arg::from).to_vec();
+    args.insert(3, parents.into());
+    let outputs = outputs(plan, batch, nodes);
+    args.extend(outputs.map(Arg::from));
     let state = plan.scratch("state", DType::U32, &[1 + batch]);
-    let sums = plan.scratch("sums", DType::F32, &[batch, 2, MAX_PARTS]);
+    let sums = plan.scratch("residual_sums", DType::F32, &[batch, 2, MAX_PARTS]);
     plan.fill(state, 0);
     args.extend([state, sums].map(Arg::from));
     args.extend([Arg::I32(nodes as i32), vocab.into(), segment.into()]);
@@ -99,5 +116,5 @@ pub(super) fn group(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let shared = 8 * segment + 24 * nodes;
     let grid = blocks(batch * parts)?;
     plan.launch("decoding_tree_group", "tree_f32", grid, [512, 1, 1], shared, &args);
-    Ok(plan)
+    Ok(outputs)
 }

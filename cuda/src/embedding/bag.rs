@@ -2,12 +2,15 @@
 
 use touchstone_reference::{
     Case, Tensors,
-    embedding::bag::{Mode, Params},
+    embedding::{
+        Storage,
+        bag::{Mode, Params},
+    },
 };
 
 use super::{lanes, suffix, threads, whole_words};
 use crate::{
-    plan::{Arg, Plan},
+    plan::{Arg, BufferId, Plan},
     variant::Unsupported,
 };
 
@@ -43,21 +46,49 @@ fn start(case: &Case, inputs: &Tensors) -> Result<(Params, Plan, Vec<Arg>), Unsu
 }
 
 pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    let (params, mut plan, mut args) = start(case, inputs)?;
-    args.extend([params.dim.into(), mode(params.mode)]);
-    let (grid, block) = threads(params.bags * params.dim);
-    let symbol = format!("bag_{}", suffix(params.table));
-    plan.launch("embedding_bag_naive", symbol, grid, block, 0, &args);
+    let (params, mut plan, args) = start(case, inputs)?;
+    launch(&mut plan, params.table, args, [params.bags, params.dim], params.mode, None);
     Ok(plan)
 }
 
 pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    const WARPS: usize = 4;
-    let (params, mut plan, mut args) = start(case, inputs)?;
+    let (params, mut plan, args) = start(case, inputs)?;
     let words = whole_words(params.dim, params.table.dtype(), 16)?;
-    args.extend([words.into(), Arg::I32(lanes(words) as i32), mode(params.mode)]);
-    let blocks = if words == 0 { 0 } else { params.bags.div_ceil(WARPS) };
-    let symbol = format!("bag_{}", suffix(params.table));
-    plan.launch("embedding_bag_vectorized", symbol, [blocks, 1, 1], [32 * WARPS, 1, 1], 0, &args);
+    launch(&mut plan, params.table, args, [params.bags, params.dim], params.mode, Some(words));
     Ok(plan)
+}
+
+/// Pools bags element by element, or by so many 16-byte words a row.
+fn launch(
+    plan: &mut Plan,
+    table: Storage,
+    mut args: Vec<Arg>,
+    [bags, dim]: [usize; 2],
+    how: Mode,
+    words: Option<usize>,
+) {
+    const WARPS: usize = 4;
+    let symbol = format!("bag_{}", suffix(table));
+    let Some(words) = words else {
+        args.extend([dim.into(), mode(how)]);
+        let (grid, block) = threads(bags * dim);
+        return plan.launch("embedding_bag_naive", symbol, grid, block, 0, &args);
+    };
+    args.extend([words.into(), Arg::I32(lanes(words) as i32), mode(how)]);
+    let blocks = if words == 0 { 0 } else { bags.div_ceil(WARPS) };
+    plan.launch("embedding_bag_vectorized", symbol, [blocks, 1, 1], [32 * WARPS, 1, 1], 0, &args);
+}
+
+/// Sums of f32 rows of a table over bags of indices, as one step of another plan: table, indices, offsets, output; by whole
+/// words where `words` is said.
+pub(crate) fn sum_of_rows(
+    plan: &mut Plan,
+    [table, indices, offsets, output]: [BufferId; 4],
+    bags: usize,
+    dim: usize,
+    words: bool,
+) {
+    let mut args = vec![table.into(), Arg::Null, indices.into(), offsets.into(), Arg::Null];
+    args.extend([output.into(), Arg::from(bags)]);
+    launch(plan, Storage::F32, args, [bags, dim], Mode::Sum, words.then_some(dim / 4));
 }

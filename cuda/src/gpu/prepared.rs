@@ -272,16 +272,38 @@ impl Prepared<'_> {
     /// The driver's, the error of a failed kernel included.
     pub fn outputs(&self) -> anyhow::Result<Tensors> {
         let mut outputs = Tensors::new();
-        for (buffer, guarded) in self.plan.buffers().iter().zip(&self.buffers) {
-            if buffer.role == Role::Output {
-                let bytes =
-                    guarded.download(&self.gpu.stream).map_err(|e| anyhow!(describe(&e)))?;
-                self.gpu.synchronize()?;
-                outputs
-                    .insert(&buffer.name, Tensor::from_bytes(buffer.dtype, &buffer.shape, &bytes));
-            }
+        for buffer in self.plan.buffers().iter().filter(|buffer| buffer.role == Role::Output) {
+            outputs.insert(&buffer.name, self.read(&buffer.name)?);
         }
         Ok(outputs)
+    }
+
+    /// Downloads one buffer.
+    ///
+    /// # Errors
+    /// The driver's, the error of a failed kernel included.
+    ///
+    /// # Panics
+    /// If there is no buffer of that name.
+    pub fn read(&self, name: &str) -> anyhow::Result<Tensor> {
+        let id = self.plan.buffer_named(name);
+        let (buffer, guarded) = (&self.plan.buffers()[id.0], &self.buffers[id.0]);
+        let bytes = guarded.download(&self.gpu.stream).map_err(|e| anyhow!(describe(&e)))?;
+        self.gpu.synchronize()?;
+        Ok(Tensor::from_bytes(buffer.dtype, &buffer.shape, &bytes))
+    }
+
+    /// Uploads other values into a buffer, behind what was enqueued.
+    ///
+    /// # Errors
+    /// The driver's.
+    ///
+    /// # Panics
+    /// If there is no buffer of that name, type and shape.
+    pub fn write(&mut self, name: &str, tensor: &Tensor) -> anyhow::Result<()> {
+        let id = self.plan.buffer_for(name, tensor);
+        let uploaded = self.buffers[id.0].upload(&self.gpu.stream, tensor.as_bytes());
+        uploaded.map_err(|e| anyhow!("writing '{name}': {}", describe(&e)))
     }
 
     /// What the kernels damaged: canaries overwritten and inputs changed.

@@ -281,6 +281,26 @@ impl Prepared<'_> {
         outputs
     }
 
+    /// Puts other values into a buffer.
+    ///
+    /// # Panics
+    /// If there is no buffer of that name, type and shape.
+    pub fn write(&mut self, name: &str, tensor: &Tensor) {
+        let id = self.plan.buffer_for(name, tensor);
+        self.buffers.borrow_mut()[id.0].cells.upload(tensor.as_bytes());
+    }
+
+    /// What one buffer holds.
+    ///
+    /// # Panics
+    /// If there is no buffer of that name.
+    pub fn read(&self, name: &str) -> Tensor {
+        let id = self.plan.buffer_named(name);
+        let buffer = &self.plan.buffers()[id.0];
+        let bytes = self.buffers.borrow()[id.0].cells.download();
+        Tensor::from_bytes(buffer.dtype, &buffer.shape, &bytes)
+    }
+
     /// Which input the kernels changed, if they did. Writes outside of buffers are faults at once.
     pub fn damage(&self) -> Option<String> {
         let buffers = self.buffers.borrow();

@@ -1,13 +1,10 @@
 //! Multi-token prediction: modules behind a shared trunk that are trained to guess further tokens.
 
-mod block;
-mod near;
-
 use serde::{Deserialize, Serialize};
 
-use self::{
-    block::Block,
-    near::{Matrix, Row},
+use super::{
+    near::{self, Matrix, Row},
+    transformer::{Block, Sizes},
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -105,6 +102,10 @@ impl Params {
     /// Places of a sequence that have a target at depth `k` (from 1).
     pub fn places(&self, k: usize) -> usize {
         (self.seq_len + 1).saturating_sub(self.ahead(k))
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { hidden: self.hidden, heads: self.heads, ffn: self.ffn }
     }
 
     /// [depth, batch, seq_len].
@@ -208,7 +209,7 @@ impl Algorithm for Mtp {
         let mut before: Vec<Vec<Row>> = (0..p.batch).map(states).collect();
         let mut known = Vec::new();
         for k in 1..=p.depth {
-            let block = Block::of(p, inputs, k - 1);
+            let block = Block::of(p.sizes(), inputs, k - 1);
             let entry = p.sequential().then(|| Entry::of(p, inputs, k - 1));
             for (b, state) in before.iter_mut().enumerate() {
                 let tokens = &tokens[b * (p.seq_len + 1)..][..p.seq_len + 1];

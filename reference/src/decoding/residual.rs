@@ -1,7 +1,7 @@
 //! Weights that are left of the target after the draft's share is taken away, and how exactly a kernel knows them.
 
 use crate::{
-    acceptance::distributions::{band, inverse_cdf, located},
+    acceptance::distributions::{band, located},
     tensor::DType,
 };
 
@@ -13,9 +13,12 @@ use crate::{
 pub(crate) struct Residual<'a> {
     p: &'a [f32],
     weights: Vec<f64>,
-    possible: Vec<bool>,
+    /// The largest that each weight may be; positive, where it may count at all.
+    largest: Vec<f64>,
     mass: f64,
     blur: f64,
+    /// Σ of the errors of p.
+    p_error: f64,
 }
 
 /// A scalar that a kernel holds as f64 within an error, and uses in f32.
@@ -44,17 +47,17 @@ impl<'a> Residual<'a> {
     /// max(a·p − c·q, 0).
     pub(crate) fn new(p: &'a [f32], q: &[f32], a: Scalar, c: Scalar) -> Self {
         let (da, dc) = (a.of_product(), c.of_product());
-        let (mut weights, mut possible, mut blur) = (Vec::new(), Vec::new(), 0.0);
+        let (mut weights, mut all, mut blur) = (Vec::new(), Vec::new(), 0.0);
         for (&p, &q) in p.iter().zip(q) {
             let (p, q) = (f64::from(p), f64::from(q));
             weights.push((a.value * p - c.value * q).max(0.0));
             let largest = (a.value + da) * p - (c.value - dc) * q;
-            possible.push(largest > 0.0);
+            all.push(largest);
             if largest > 0.0 {
                 blur += da * p + dc * q;
             }
         }
-        Self { p, mass: weights.iter().sum(), weights, possible, blur }
+        Self { p, mass: weights.iter().sum(), weights, largest: all, blur, p_error: 0.0 }
     }
 
     /// p without the tokens in `taken`: no arithmetic, so nothing is in doubt but the sums.
@@ -63,8 +66,22 @@ impl<'a> Residual<'a> {
         for &t in taken {
             weights[t as usize] = 0.0;
         }
-        let possible = weights.iter().map(|&w| w > 0.0).collect();
-        Self { p, mass: weights.iter().sum(), weights, possible, blur: 0.0 }
+        let mut largest = weights.clone();
+        for &t in taken {
+            largest[t as usize] = f64::NEG_INFINITY;
+        }
+        Self { p, mass: weights.iter().sum(), weights, largest, blur: 0.0, p_error: 0.0 }
+    }
+
+    /// The same where the kernel's p(t) is off by up to `errors[t]`, and the factor on it is one.
+    #[must_use]
+    pub(crate) fn with_errors(mut self, errors: &[f64]) -> Self {
+        for (largest, error) in self.largest.iter_mut().zip(errors) {
+            *largest += error;
+            self.blur += if *largest > 0.0 { *error } else { 0.0 };
+            self.p_error += error;
+        }
+        self
     }
 
     /// Σ w, and how far a kernel may be from it.
@@ -79,11 +96,13 @@ impl<'a> Residual<'a> {
         let (u, vocab) = (f64::from(u), self.weights.len());
         let target = || {
             let p: Vec<f64> = self.p.iter().map(|&p| p.into()).collect();
-            inverse_cdf(&p, u, band(vocab))
+            let threshold = u * p.iter().sum::<f64>();
+            let slack = band(vocab) * threshold + 2.0 * self.p_error;
+            located(&p, |t| p[t] > 0.0, threshold, slack)
         };
         let threshold = u * self.mass;
         let slack = band(vocab) * threshold + 2.0 * self.blur;
-        let (token, near) = located(&self.weights, |t| self.possible[t], threshold, slack);
+        let (token, near) = located(&self.weights, |t| self.largest[t] > 0.0, threshold, slack);
         if token >= 0 && self.mass > self.blur {
             return (token, near);
         }

@@ -149,12 +149,7 @@ impl Algorithm for Tree {
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        let &Params { batch, nodes, .. } = params;
-        let mut lines = Lines::new(batch, nodes);
-        for row in rows(params, inputs) {
-            lines.push(&row.outcomes(params.drafts), row.tokens);
-        }
-        lines.outputs()
+        decide(params, inputs, reals(inputs, "target_probs"), &[])
     }
 
     /// A node whose first child is accepted costs three numbers. Each other node of the path reads its distributions
@@ -165,7 +160,7 @@ impl Algorithm for Tree {
         let (vocab, nodes) = (params.vocab as f64, params.nodes as f64);
         let top = params.drafts == Drafts::Top;
         let mut work = Work::default();
-        for row in rows(params, inputs) {
+        for row in rows(params, inputs, reals(inputs, "target_probs"), &[]) {
             let path = row.outcomes(params.drafts).swap_remove(0).path;
             for (i, &node) in path.iter().enumerate() {
                 let next = path.get(i + 1);
@@ -208,6 +203,16 @@ fn inputs(
         .with("sample_u", Tensor::new(&[batch], sample))
 }
 
+/// What becomes of each row of a problem whose p is `target`, off by up to `errors` (none: not at all) where a kernel
+/// computes it.
+pub(super) fn decide(params: &Params, inputs: &Tensors, target: &[f32], errors: &[f64]) -> Outputs {
+    let mut lines = Lines::new(params.batch, params.nodes);
+    for row in rows(params, inputs, target, errors) {
+        lines.push(&row.outcomes(params.drafts), row.tokens);
+    }
+    lines.outputs()
+}
+
 /// Tokens of `count` children of a node; with adversarial draws a quarter of them is any token.
 pub fn draft_tokens(
     drafts: Drafts,
@@ -245,16 +250,23 @@ pub(super) struct Row<'a> {
     draft: &'a [f32],
     /// p after each node.
     target: &'a [f32],
+    /// How far a kernel's p may be from that; empty where p is given.
+    errors: &'a [f64],
     accept_u: &'a [f32],
     sample_u: f32,
     vocab: usize,
 }
 
 /// The rows of a problem, in order.
-fn rows<'a>(params: &Params, inputs: &'a Tensors) -> impl Iterator<Item = Row<'a>> {
+fn rows<'a>(
+    params: &Params,
+    inputs: &'a Tensors,
+    target: &'a [f32],
+    errors: &'a [f64],
+) -> impl Iterator<Item = Row<'a>> {
     let &Params { batch, nodes, vocab, .. } = params;
-    let [draft, target, accept, sample] =
-        ["draft_probs", "target_probs", "accept_u", "sample_u"].map(|name| reals(inputs, name));
+    let [draft, accept, sample] =
+        ["draft_probs", "accept_u", "sample_u"].map(|name| reals(inputs, name));
     let [tokens, first, sibling] =
         ["draft_tokens", "first_child", "next_sibling"].map(|name| integers(inputs, name));
     (0..batch).map(move |row| Row {
@@ -263,10 +275,16 @@ fn rows<'a>(params: &Params, inputs: &'a Tensors) -> impl Iterator<Item = Row<'a
         next_sibling: &sibling[row * nodes..][..nodes],
         draft: &draft[row * nodes * vocab..][..nodes * vocab],
         target: &target[row * nodes * vocab..][..nodes * vocab],
+        errors: part(errors, row, nodes * vocab),
         accept_u: &accept[row * nodes..][..nodes],
         sample_u: sample[row],
         vocab,
     })
+}
+
+/// Part number `at` of `each` errors; none of none.
+fn part(errors: &[f64], at: usize, each: usize) -> &[f64] {
+    if errors.is_empty() { errors } else { &errors[at * each..][..each] }
 }
 
 /// Mass of q that must be left for a child to be examined.
@@ -279,6 +297,11 @@ impl<'a> Row<'a> {
 
     fn q(&self, node: usize) -> &'a [f32] {
         &self.draft[node * self.vocab..][..self.vocab]
+    }
+
+    /// Errors of p after a node.
+    fn errors(&self, node: usize) -> &'a [f64] {
+        part(self.errors, node, self.vocab)
     }
 
     pub(super) fn children(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
@@ -297,6 +320,7 @@ impl<'a> Row<'a> {
     fn after(&self, path: Vec<usize>, drafts: Drafts) -> Vec<Outcome> {
         let node = path[path.len() - 1];
         let mut rule = Rule::new(self.p(node), self.q(node), drafts);
+        rule.errors = self.errors(node);
         let (mut all, mut decided) = (Vec::new(), false);
         for child in self.children(node) {
             let (u, token) = (f64::from(self.accept_u[child]), self.tokens[child]);
@@ -324,10 +348,14 @@ impl<'a> Row<'a> {
 struct Rule<'a> {
     p: &'a [f32],
     q: &'a [f32],
+    /// Of p.
+    errors: &'a [f64],
     drafts: Drafts,
     rejected: Vec<i32>,
     /// Q, or with `top` W: the mass that is left of q or p.
     left: f64,
+    /// By how much W may be off.
+    left_error: f64,
     c: Scalar,
     s: Scalar,
 }
@@ -335,18 +363,34 @@ struct Rule<'a> {
 impl<'a> Rule<'a> {
     fn new(p: &'a [f32], q: &'a [f32], drafts: Drafts) -> Self {
         let none = Scalar { value: 0.0, error: 0.0 };
-        Self { p, q, drafts, rejected: Vec::new(), left: 1.0, c: none, s: Scalar::ONE }
+        Self {
+            p,
+            q,
+            errors: &[],
+            drafts,
+            rejected: Vec::new(),
+            left: 1.0,
+            left_error: 0.0,
+            c: none,
+            s: Scalar::ONE,
+        }
+    }
+
+    /// By how much p of a token may be off.
+    fn error(&self, token: usize) -> f64 {
+        self.errors.get(token).copied().unwrap_or(0.0)
     }
 
     /// By how much a token passes at uniform `u`, and how far a kernel may be from that.
     fn lead(&self, u: f64, token: usize) -> (f64, f64) {
         let (p, q) = (f64::from(self.p[token]), f64::from(self.q[token]));
-        let Self { drafts, rejected, left, c, s, .. } = self;
+        let Self { drafts, rejected, left, left_error, c, s, .. } = self;
+        let of_p = self.error(token);
         match drafts {
             Drafts::Top if rejected.contains(&(token as i32)) => (-1.0, 0.0),
-            Drafts::Top => (p - u * left, 0.0),
+            Drafts::Top => (p - u * left, of_p + u * left_error),
             _ if *left <= LEFT => (-1.0, 0.0),
-            _ => (p - (c.value + u * s.value) * q, (c.error + u * s.error) * q),
+            _ => (p - (c.value + u * s.value) * q, of_p + (c.error + u * s.error) * q),
         }
     }
 
@@ -357,6 +401,7 @@ impl<'a> Rule<'a> {
             Drafts::Top if seen => return,
             Drafts::Top => {
                 self.left -= f64::from(self.p[token as usize]);
+                self.left_error += self.error(token as usize);
                 return;
             }
             // A child that was not read has rejected nothing.
@@ -373,11 +418,12 @@ impl<'a> Rule<'a> {
     }
 
     fn residual(&self) -> Residual<'a> {
-        match self.drafts {
+        let exact = match self.drafts {
             Drafts::Top => Residual::without(self.p, &self.rejected),
             _ if self.rejected.is_empty() => Residual::without(self.p, &[]),
             _ => Residual::new(self.p, self.q, Scalar::ONE, self.c),
-        }
+        };
+        exact.with_errors(self.errors)
     }
 }
 

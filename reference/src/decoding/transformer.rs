@@ -1,14 +1,24 @@
-//! One pre-norm Transformer block of a module.
+//! A pre-norm Transformer block, by rows with bounds of their errors ([`super::near`]).
 
 use super::{
-    Params,
     near::{Matrix, Row, dot, norm},
+    rounding::U,
 };
 use crate::{
     attention::{chain, default_scale},
-    decoding::rounding::U,
     tensor::{DType, Tensors},
 };
+
+/// Sizes of a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Values of a state.
+    pub(super) hidden: usize,
+    /// Attention heads.
+    pub(super) heads: usize,
+    /// Values between the MLP's layers.
+    pub(super) ffn: usize,
+}
 
 /// Weights of a block.
 pub(super) struct Block {
@@ -24,35 +34,45 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn of(p: &Params, inputs: &Tensors, module: usize) -> Self {
-        let d = p.hidden;
+    /// Number `module` of those whose weights stand one after another in the inputs.
+    pub(super) fn of(sizes: Sizes, inputs: &Tensors, module: usize) -> Self {
+        let (d, ffn) = (sizes.hidden, sizes.ffn);
         let gain = |name| inputs.tensor(name).to_f64()[module * d..][..d].to_vec();
         let square = |name| Matrix::of(inputs, name, module, d, d);
         Self {
-            heads: p.heads,
+            heads: sizes.heads,
             norm_a: gain("norm_a"),
             norm_m: gain("norm_m"),
             wq: square("wq"),
             wk: square("wk"),
             wv: square("wv"),
             wo: square("wo"),
-            up: Matrix::of(inputs, "up", module, 2 * p.ffn, d),
-            down: Matrix::of(inputs, "down", module, d, p.ffn),
+            up: Matrix::of(inputs, "up", module, 2 * ffn, d),
+            down: Matrix::of(inputs, "down", module, d, ffn),
         }
     }
 
     /// The block on the states of a sequence.
     pub(super) fn apply(&self, x: &[Row]) -> Vec<Row> {
-        let normed: Vec<Row> = x.iter().map(|row| row.normed(&self.norm_a)).collect();
-        let all = |matrix: &Matrix| normed.iter().map(|row| matrix.times(row)).collect::<Vec<_>>();
-        let (q, k, v) = (all(&self.wq), all(&self.wk), all(&self.wv));
-        let attended = (0..x.len()).map(|i| attend(self.heads, &q[i], &k[..=i], &v[..=i]));
-        let attended: Vec<Row> = attended.collect();
-        let step = |(x, attended): (&Row, &Row)| {
-            let x = x.plus(&self.wo.times(attended));
-            x.plus(&self.down.times(&self.up.times(&x.normed(&self.norm_m)).gated()))
+        let seen: Vec<[Row; 3]> = x.iter().map(|row| self.project(row)).collect();
+        let before = |i: usize, which: usize| seen[..=i].iter().map(move |qkv| &qkv[which]);
+        let one = |i: usize| {
+            let (k, v): (Vec<&Row>, Vec<&Row>) = (before(i, 1).collect(), before(i, 2).collect());
+            self.finish(&x[i], &seen[i][0], &k, &v)
         };
-        x.iter().zip(&attended).map(step).collect()
+        (0..x.len()).map(one).collect()
+    }
+
+    /// Query, key and value of a state.
+    pub(super) fn project(&self, x: &Row) -> [Row; 3] {
+        let normed = x.normed(&self.norm_a);
+        [&self.wq, &self.wk, &self.wv].map(|matrix| matrix.times(&normed))
+    }
+
+    /// What becomes of a state whose query sees these keys and values.
+    pub(super) fn finish(&self, x: &Row, q: &Row, k: &[&Row], v: &[&Row]) -> Row {
+        let x = x.plus(&self.wo.times(&attend(self.heads, q, k, v)));
+        x.plus(&self.down.times(&self.up.times(&x.normed(&self.norm_m)).gated()))
     }
 }
 
@@ -61,7 +81,7 @@ impl Block {
 /// A score moves by at most `δ_j = scale·(e_q‖k_j‖ + ‖q‖e_k + e_q e_k)` and its own roundings, as
 /// [`crate::attention`] has them; probabilities are then off by factors within exp(±δ_j), so the output moves by at
 /// most `Σ P (e^δ − 1)‖v_j − o‖ / Σ P e^−δ` and, since the values are off too, by a mean of their errors.
-fn attend(heads: usize, q: &Row, k: &[Row], v: &[Row]) -> Row {
+fn attend(heads: usize, q: &Row, k: &[&Row], v: &[&Row]) -> Row {
     let (d, n) = (q.value.len(), k.len());
     let dim = d / heads;
     let (scale, f32) = (default_scale(dim), DType::F32);
@@ -81,12 +101,12 @@ fn attend(heads: usize, q: &Row, k: &[Row], v: &[Row]) -> Row {
         }
         let (mut moved, mut values, mut below, mut weighted) = (0.0, 0.0, 0.0, 0.0);
         for j in 0..n {
-            let key = norm(&part(&k[j])) + k[j].error;
+            let key = norm(&part(k[j])) + k[j].error;
             let by_inputs = scale * (q.error * key + norm(&query) * k[j].error);
             let magnitude = scale * scores[j].1 + by_inputs;
             let own = U * ((chain(dim, f32) + 4.0) * magnitude + 8.0 * largest + 4.0 * rises);
             let delta = (by_inputs + own).min(300.0);
-            let value = part(&v[j]);
+            let value = part(v[j]);
             let apart: Vec<f64> = value.iter().zip(&o).map(|(v, o)| v - o).collect();
             moved += p[j] * delta.exp_m1() * norm(&apart);
             values += p[j] * delta.exp() * v[j].error;

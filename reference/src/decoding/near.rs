@@ -10,7 +10,7 @@
 //! | g ⊙ x / √(mean x² + ε) | max g / r: the derivative is g ⊙ (I − x xᵀ / (n r²)) / r; r is the root on the way |
 //! | SiLU(g) ⊙ u | the largest √((1.1 u)² + SiLU(g)²) over the elements, and 1.1·e² for both together |
 //! | a logit l·x | ‖l‖₂ |
-//! | ln Σ exp, minus one logit | by ±δ in every logit at most 2 max δ |
+//! | ln Σ exp, minus one logit, and so the logarithm of a probability | by ±δ in every logit at most 2 max δ |
 
 use crate::{
     attention::chain,
@@ -30,6 +30,18 @@ const EPSILON: f64 = 1e-6;
 pub(super) struct Row {
     pub(super) value: Vec<f64>,
     pub(super) error: f64,
+}
+
+/// Norm of the roundings of sums of `n` terms each, one an element, with these Σ|terms|.
+///
+/// An element is off by at most n roundings. Where signs are as good as random, elements are independent of each other and
+/// each spreads as a normal number of deviation √n·u·Σ|terms| at most; the norm of them all is then beyond
+/// √(Σ deviations²) + 8·(largest deviation) only with probability exp(−8²/2) ≈ 10⁻¹⁴ (Boucheron, Lugosi & Massart 2013,
+/// theorem 5.6: the norm changes by no more than its argument).
+fn rounded(n: usize, magnitude: &[f64]) -> f64 {
+    let (n, all) = (n as f64, norm(magnitude));
+    let largest = magnitude.iter().copied().fold(0.0, f64::max);
+    U * f64::min(n * all, n.sqrt() * (all + 8.0 * largest))
 }
 
 pub(super) fn norm(x: &[f64]) -> f64 {
@@ -115,7 +127,7 @@ impl Matrix {
         let (value, magnitude): (Vec<f64>, Vec<f64>) =
             (0..rows).map(|i| dot(self.row(i), &x.value)).unzip();
         // Of the row a kernel has, whose magnitudes are larger by at most ‖W‖₂ times its error.
-        let own = U * chain(self.columns, DType::F32) * norm(&magnitude);
+        let own = rounded(self.columns, &magnitude);
         let passed = self.norm * x.error;
         Row {
             value,
@@ -123,8 +135,8 @@ impl Matrix {
         }
     }
 
-    /// −ln softmax(W x)[target], and a bound of its error.
-    pub(super) fn cross_entropy(&self, x: &Row, target: usize) -> (f64, f64) {
+    /// W x of a vocabulary.
+    fn logits(&self, x: &Row) -> Logits {
         let rows = self.values.len() / self.columns;
         let (mut logits, mut worst) = (Vec::with_capacity(rows), 0.0f64);
         for i in 0..rows {
@@ -134,15 +146,53 @@ impl Matrix {
             worst = worst.max(passed + own);
             logits.push(logit);
         }
-        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let least = logits.iter().copied().fold(f64::INFINITY, f64::min);
-        let lse = max + logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
+        Logits::new(logits, worst)
+    }
+
+    /// −ln softmax(W x)[target], and a bound of its error.
+    pub(super) fn cross_entropy(&self, x: &Row, target: usize) -> (f64, f64) {
+        let all = self.logits(x);
+        let own = all.values[target];
+        let sizes = U * (8.0 + 4.0 * (all.lse.abs() + all.max.abs() + own.abs()));
+        (all.lse - own, all.moved + sizes)
+    }
+
+    /// softmax(W x), and bounds of its errors.
+    pub(super) fn softmax(&self, x: &Row) -> Vec<(f64, f64)> {
+        let all = self.logits(x);
+        let one = |&logit: &f64| {
+            let p = (logit - all.lse).exp();
+            // Its own argument, its exponential, and the division.
+            let own = U * (4.0 * (all.max - logit) + 8.0);
+            // However far its logits are off, it is a probability.
+            (p, (p * (all.moved + own).exp_m1()).min(1.0))
+        };
+        all.values.iter().map(one).collect()
+    }
+}
+
+/// Logits of a vocabulary.
+struct Logits {
+    values: Vec<f64>,
+    max: f64,
+    /// ln Σ exp.
+    lse: f64,
+    /// By how much `lse` minus one of them may be off, roundings in proportion to their sizes left out.
+    moved: f64,
+}
+
+impl Logits {
+    /// Of which each may be off by `worst`.
+    fn new(values: Vec<f64>, worst: f64) -> Self {
+        let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let lse = max + values.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
         // The exponentials' arguments round in proportion to the range of logits, each exponential by 4, and as often
         // as the running maximum rises; all terms are positive, so the sum's logarithm moves by those shares.
-        let rises = 2.0 + 3.0 * (1.0 + rows as f64).ln();
-        let shares = U * (4.0 * (max - least) + 4.0 * rises + chain(2 * rows, DType::F32));
-        let sizes = U * (8.0 + 4.0 * (lse.abs() + max.abs() + logits[target].abs()));
-        (lse - logits[target], 2.0 * worst + shares + sizes)
+        let rises = 2.0 + 3.0 * (1.0 + values.len() as f64).ln();
+        let terms = chain(2 * values.len(), DType::F32);
+        let shares = U * (4.0 * (max - least) + 4.0 * rises + terms);
+        Self { values, max, lse, moved: 2.0 * worst + shares }
     }
 }
 
@@ -216,8 +266,11 @@ mod tests {
                     assert!(norm(&apart) <= bounded.error, "{size}");
                 }
                 let (loss, error) = matrix.cross_entropy(&with, 3);
-                let moved = matrix.cross_entropy(&Row::exact(&moved), 3).0;
+                let other = moved;
+                let moved = matrix.cross_entropy(&Row::exact(&other), 3).0;
                 assert!((loss - moved).abs() <= error, "{size}");
+                let both = matrix.softmax(&with).into_iter().zip(matrix.softmax(&Row::exact(&other)));
+                assert!(both.into_iter().all(|((p, error), (q, _))| (p - q).abs() <= error), "{size}");
             }
         }
     }
