@@ -153,7 +153,15 @@ fn the_text_chain_is_told_in_words_and_plots() {
     with_tree(&page(&realistic()), |tree| {
         let chain = tree.descendants().find(|node| node.attribute("id") == Some("chain")).unwrap();
         let text = text_of(chain);
-        for said in ["90000 words", "kneser ney", "virtus (0.81)", "agrees with theory: 58.3 %"] {
+        for said in [
+            "90000 words",
+            "kneser ney",
+            "virtus (0.81)",
+            "agrees with theory: 58.3 %",
+            "Verified on NVIDIA H200",
+            "tree, distinct guesses, 1.67 times the speed",
+            "Kneser–Ney of order 3, which drafts",
+        ] {
             assert!(text.contains(said), "{said} is missing in: {text}");
         }
         assert_eq!(chain.descendants().filter(|node| node.has_tag_name("svg")).count(), 3);

@@ -111,8 +111,18 @@ fn time(found: &Neural, plain: &Verified) -> Option<String> {
     ))
 }
 
+/// Drift beyond which a cache holds something else than what was committed: roundings come to a hundredth of it.
+const FAR: f64 = 1e-3;
+
 fn drift(found: &Neural) -> String {
     let most = found.schemes.iter().map(|one| one.drift).fold(0.0, f64::max);
+    // NaN is no agreement.
+    if most > FAR || found.schemes.iter().any(|one| one.drift.is_nan()) {
+        return format!(
+            "WRONG: the target's laws by its cache are {most:.1e} (Σ|p − p′|) from those that the f64 reference makes of \
+             the whole sequence without one."
+        );
+    }
     format!(
         "After the last step the target's laws, which it takes from its cache, are within {most:.1e} (Σ|p − p′|) of those \
          that the f64 reference makes of the whole sequence without one."
@@ -170,7 +180,18 @@ mod tests {
     fn what_was_not_run_is_said() {
         let section = section(&found(None, None)).unwrap();
         assert!(section.network.contains("was not run"), "{}", section.network);
+        assert!(!section.decoding.findings().join(" ").contains("WRONG"));
         assert_eq!(section.passes[1][5], "–");
+    }
+
+    #[test]
+    fn a_wrong_cache_is_called_wrong() {
+        for drift in [0.1, f64::NAN] {
+            let mut found = found(None, None);
+            found.schemes[1].drift = drift;
+            let said = section(&found).unwrap().decoding.findings().join(" ");
+            assert!(said.contains("WRONG"), "{said}");
+        }
     }
 
     #[test]
@@ -179,7 +200,7 @@ mod tests {
         assert!(section.network.contains("Verified on H200"), "{}", section.network);
         let said = section.decoding.findings().join(" ");
         assert!(said.contains("2.50 times the speed"), "{said}");
-        assert!(said.contains("75 % of a pass is the way"), "{said}");
+        assert!(said.contains("75.0 % of a pass is the way"), "{said}");
         assert!(said.contains("2.0e-6"), "{said}");
     }
 }

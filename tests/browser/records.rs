@@ -341,6 +341,47 @@ pub fn text_chain() -> serde_json::Value {
             "tokens_per_step": 2.24,
             "tokens_per_step_independent": 2.2,
         },
+        "neural": neural(),
+    })
+}
+
+/// What a neural target's loop on a GPU serializes to.
+fn neural() -> serde_json::Value {
+    let scheme = |scheme: &str, nodes: u32, tokens: u32, seconds: f64| {
+        serde_json::json!({
+            "decoded": {
+                "scheme": scheme,
+                "drafted": nodes - 1,
+                "depth": if nodes == 1 { 0 } else { 4 },
+                "steps": 2400,
+                "tokens": tokens,
+                "expected": f64::from(tokens) / 2400.0,
+                "standard_error": 0.02,
+                "law": 0.4,
+                "departure": 0.0,
+                "seconds": seconds,
+            },
+            "nodes": nodes,
+            "passes": 300,
+            "in_passes": 0.8 * seconds,
+            "alone": 0.00008,
+            "drift": 1e-6,
+        })
+    };
+    serde_json::json!({
+        "device": "NVIDIA H200",
+        "outcomes": 28,
+        "trained": 44_000,
+        "parameters": 48_000,
+        "hidden": 64,
+        "layers": 1,
+        "training": [400, 256],
+        "losses": [3.0, 2.2],
+        "perplexity": 7.9,
+        "ngrams": [[1, 17.0], [3, 8.2]],
+        "draft_order": 3,
+        "rows": 8,
+        "schemes": [scheme("plain", 1, 2400, 0.03), scheme("tree", 13, 6000, 0.045)],
     })
 }
 

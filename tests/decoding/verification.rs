@@ -140,7 +140,6 @@ proptest! {
         let Expected::Real(probs) = outputs.output("probs") else { unreachable!() };
         let share = |(value, bound): (&f64, &f64)| bound / value;
         let worst = probs.value.iter().zip(&probs.bound).map(share).fold(0.0, f64::max);
-        println!("{worst:.1e} {case}");
         prop_assert!(worst < 0.01 * 10f64.powi(p.layers as i32 - 1), "{worst}");
     }
 }

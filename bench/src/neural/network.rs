@@ -193,9 +193,8 @@ impl Network {
     /// Rows of `emb` of the tokens from place `window − 1` of a run on: those before it are context alone.
     fn ids(&self, tokens: &[u32]) -> Vec<usize> {
         let window = self.params.window;
-        let of_place = |before: &[u32]| {
-            self.params.ids(before.iter().rev().map(|&token| token as i32))
-        };
+        let of_place =
+            |before: &[u32]| self.params.ids(before.iter().rev().map(|&token| token as i32));
         tokens.windows(window).flat_map(of_place).map(|id| id as usize).collect()
     }
 
@@ -328,7 +327,13 @@ impl Network {
     }
 
     /// From the gradient of a layer's output to that of its input, both in `dx`.
-    fn layer_backward(&self, number: usize, layer: &Layer, dx: &mut [f32], gradients: &mut Weights) {
+    fn layer_backward(
+        &self,
+        number: usize,
+        layer: &Layer,
+        dx: &mut [f32],
+        gradients: &mut Weights,
+    ) {
         let (d, ffn, w) = (self.params.hidden, self.params.ffn, &self.weights);
         let part = |which| self.part(w, which, number);
         let mut back = |which: usize, dy: &[f32], x: &[f32], inputs: usize| {
@@ -362,10 +367,7 @@ fn softmax(row: &mut [f32]) {
 }
 
 /// Sizes of a network for tests and for training alike, whose batch is one run of no drafts.
-pub fn sizes(
-    [hidden, heads, ffn, layers]: [usize; 4],
-    [vocab, window]: [usize; 2],
-) -> Params {
+pub fn sizes([hidden, heads, ffn, layers]: [usize; 4], [vocab, window]: [usize; 2]) -> Params {
     Params {
         batch: 1,
         nodes: 1,

@@ -60,8 +60,7 @@ pub fn train(params: &Params, stream: &[u32], steps: usize) -> Trained {
 /// Loss and gradients of several runs, each on a thread of its own.
 fn together(network: &Network, runs: &[&[u32]], factor: f32) -> (f64, Weights) {
     let one = |run: &[u32]| {
-        let mut gradients: Weights =
-            network.weights.iter().map(|w| vec![0.0; w.len()]).collect();
+        let mut gradients: Weights = network.weights.iter().map(|w| vec![0.0; w.len()]).collect();
         (network.gradients(run, factor, &mut gradients), gradients)
     };
     let parts: Vec<(f64, Weights)> = std::thread::scope(|scope| {

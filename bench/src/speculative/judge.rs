@@ -8,8 +8,18 @@ use touchstone_reference::{
 use super::{Decoded, Scheme, Seconds, drafter::Drafted};
 use crate::gtest::g_test;
 
-/// Cells of the test of the law.
+/// Cells of the test of the law at most, a power of two.
 const CELLS: usize = 32;
+
+/// p-value of uniform places, given their counts in cells. Neighbours are joined until ten places are expected in a cell:
+/// the test pools cells with fewer, and one alone could not fail.
+fn uniform(counts: &[u64]) -> f64 {
+    let mut counts = counts.to_vec();
+    while counts.len() > 2 && counts.iter().sum::<u64>() < 10 * counts.len() as u64 {
+        counts = counts.chunks(2).map(|pair| pair.iter().sum()).collect();
+    }
+    g_test(&counts, &vec![1.0 / counts.len() as f64; counts.len()])
+}
 
 /// What is noted of every step.
 #[derive(Debug)]
@@ -83,7 +93,7 @@ impl Judge {
             tokens: self.tokens,
             expected: chance.then_some(1.0 + self.expected / n),
             standard_error: if chance { self.square.sqrt() / n } else { 0.0 },
-            law: g_test(&self.counts, &[1.0 / CELLS as f64; CELLS]),
+            law: uniform(&self.counts),
             departure: if chance { 0.0 } else { self.departure / self.tokens.max(1) as f64 },
             seconds,
         }
@@ -104,4 +114,22 @@ pub fn expected(tree: &Topology, drafted: &Drafted, p: &[f32], drafts: Drafts) -
         }
     }
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gtest::FALSE_ALARM;
+
+    /// With one cell for all of them 100 places in one half passed for uniform.
+    #[test]
+    fn few_places_are_judged_too() {
+        let counts = |right: bool| {
+            let mut counts = vec![0; CELLS];
+            (0..100).for_each(|i| counts[if right { i % CELLS } else { i % CELLS / 2 }] += 1);
+            counts
+        };
+        assert!(uniform(&counts(true)) > 0.1);
+        assert!(uniform(&counts(false)) < FALSE_ALARM);
+    }
 }

@@ -160,7 +160,14 @@ impl Builder<'_> {
         let square = |name| w.part(name, module, d * d);
         self.norm(run, (x, None), w.part("norm_a", module, d), [d, 0]);
         for (name, to) in ["wq", "wk", "wv"].into_iter().zip(run.qkv) {
-            self.steps.product(&mut self.plan, run.normed, square(name), None, to.into(), [d, d])?;
+            self.steps.product(
+                &mut self.plan,
+                run.normed,
+                square(name),
+                None,
+                to.into(),
+                [d, d],
+            )?;
         }
         let dim = d / self.p.heads;
         let mut args: Vec<Arg> = run.qkv.map(Arg::from).to_vec();

@@ -1,9 +1,6 @@
 //! Launches of a Transformer's steps on rows of f32, by plain kernels or by tiles.
 
-use super::{
-    THREADS, Tiled,
-    tiled,
-};
+use super::{THREADS, Tiled, tiled};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,

@@ -269,8 +269,12 @@ mod tests {
                 let other = moved;
                 let moved = matrix.cross_entropy(&Row::exact(&other), 3).0;
                 assert!((loss - moved).abs() <= error, "{size}");
-                let both = matrix.softmax(&with).into_iter().zip(matrix.softmax(&Row::exact(&other)));
-                assert!(both.into_iter().all(|((p, error), (q, _))| (p - q).abs() <= error), "{size}");
+                let both =
+                    matrix.softmax(&with).into_iter().zip(matrix.softmax(&Row::exact(&other)));
+                assert!(
+                    both.into_iter().all(|((p, error), (q, _))| (p - q).abs() <= error),
+                    "{size}"
+                );
             }
         }
     }

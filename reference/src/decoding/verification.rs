@@ -11,7 +11,9 @@ use super::{
     tree::{self, Drafts, draft_tokens},
 };
 use crate::{
-    acceptance::distributions::{Draws, Mass, Pairs, Relation, check_vocabulary, integers, uniform},
+    acceptance::distributions::{
+        Draws, Mass, Pairs, Relation, check_vocabulary, integers, uniform,
+    },
     algorithm::{Algorithm, Work},
     attention::{Known, Lengths, draw_lengths},
     draw::Draw,
@@ -211,7 +213,8 @@ impl Algorithm for Verification {
                 let (value, error): (Vec<f64>, Vec<f64>) = law.into_iter().unzip();
                 known[2].row((b * p.nodes + node) * p.vocab, &value, &error);
                 // What a kernel stores, and decides by, is rounded once more; so is what is decided by here.
-                let stored = |(p, error): (&f64, &f64)| error + 2.0 * DType::F32.unit_roundoff() * p;
+                let stored =
+                    |(p, error): (&f64, &f64)| error + 2.0 * DType::F32.unit_roundoff() * p;
                 errors.extend(value.iter().zip(&error).map(stored));
                 target.extend(value.iter().map(|&p| p as f32));
             }
@@ -238,7 +241,9 @@ impl Algorithm for Verification {
         let mut pairs = 0.0;
         for (b, &length) in lengths.iter().enumerate() {
             let parents = &parents[b * p.nodes..][..p.nodes];
-            pairs += (0..p.nodes as i64).map(|i| length as f64 + line(parents, i).len() as f64).sum::<f64>();
+            pairs += (0..p.nodes as i64)
+                .map(|i| length as f64 + line(parents, i).len() as f64)
+                .sum::<f64>();
         }
         let committed: i64 = lengths.iter().sum();
         let width = (p.layers * p.hidden) as f64;
