@@ -56,9 +56,9 @@ fn every_scheme_emits_the_targets_law_and_its_cache_holds() {
 #[test]
 fn the_loop_on_the_simulator_emits_what_the_reference_does() {
     let (sequences, simulator) = (sequences(), Simulator::new());
-    for scheme in Plan::SCHEMES {
+    for (scheme, tiled) in Plan::SCHEMES.into_iter().zip([true, false, true, false]) {
         let plan = Plan::of(scheme);
-        let cuda = sequences.stepping(&plan).unwrap();
+        let cuda = sequences.stepping(&plan, tiled).unwrap();
         let prepared = simulator.prepare(&cuda).unwrap();
         let mut device = Loop::new(&sequences, &plan, OnDevice::new(prepared, |_| Ok(None)), 1);
         let mut reference = sequences.by_reference(&plan, 1);
@@ -91,7 +91,7 @@ fn a_sequence_that_outgrows_its_cache_stays_as_it_is() {
     let plan = Plan::of(Scheme::Plain);
     let mut sequences = sequences();
     sequences.seq_k = sequences.streams[0].len() - 3;
-    let cuda = sequences.stepping(&plan).unwrap();
+    let cuda = sequences.stepping(&plan, true).unwrap();
     let simulator = Simulator::new();
     let mut prepared = simulator.prepare(&cuda).unwrap();
     let lengths = prepared.read("lengths");

@@ -110,6 +110,9 @@ pub struct Verified {
     pub passes: usize,
     /// Time in passes, the way to the device and back included; the rest of the loop's time goes into drafts.
     pub in_passes: Seconds,
+    /// The variant of `decoding.verification` whose kernels made the passes: on a GPU the faster one; `None`: the
+    /// reference.
+    pub variant: Option<String>,
     /// Time of one pass on the device alone, in a row of many.
     pub alone: Option<Seconds>,
     /// How far laws from the cache are from those without one, Σ|p − p′| at most.
@@ -233,9 +236,17 @@ impl Trained {
         };
         let name = gpu.properties().name.clone();
         self.decode(Some(name), effort, |sequences, plan, tally, steps| {
-            let cuda = sequences.stepping(plan)?;
+            let mut plans = Vec::new();
+            for (name, tiled) in [("naive", false), ("tiled", true)] {
+                let cuda = sequences.stepping(plan, tiled)?;
+                let took = alone(&gpu.prepare(&cuda)?)?.unwrap_or(f64::INFINITY);
+                plans.push((took, name, cuda));
+            }
+            plans.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let (_, name, cuda) = &plans[0];
+            tally.variant = Some((*name).to_string());
             let begun = || -> anyhow::Result<_> {
-                Ok(Loop::new(sequences, plan, OnDevice::new(gpu.prepare(&cuda)?, alone), SEED))
+                Ok(Loop::new(sequences, plan, OnDevice::new(gpu.prepare(cuda)?, alone), SEED))
             };
             tally.round(begun()?, Some(begun()?), steps)
         })
@@ -294,6 +305,7 @@ struct Tally {
     passes: usize,
     seconds: f64,
     in_passes: f64,
+    variant: Option<String>,
     alone: Option<f64>,
     drift: f64,
 }
@@ -301,7 +313,15 @@ struct Tally {
 impl Default for Tally {
     fn default() -> Self {
         let judge = Judge::new(SEED ^ 1);
-        Self { judge, passes: 0, seconds: 0.0, in_passes: 0.0, alone: None, drift: 0.0 }
+        Self {
+            judge,
+            passes: 0,
+            seconds: 0.0,
+            in_passes: 0.0,
+            variant: None,
+            alone: None,
+            drift: 0.0,
+        }
     }
 }
 
@@ -344,6 +364,7 @@ impl Tally {
             nodes: plan.tree.len(),
             passes: self.passes,
             in_passes: Seconds(self.in_passes),
+            variant: self.variant.clone(),
             alone: self.alone.map(Seconds),
             drift: self.drift,
         }

@@ -82,6 +82,7 @@ fn pass(one: &Verified, plain: &Verified) -> Vec<String> {
         speculation::name(one.decoded.scheme).to_string(),
         one.nodes.to_string(),
         one.passes.to_string(),
+        one.variant.clone().unwrap_or_else(|| "reference".to_string()),
         seconds(of_pass(one)),
         format!("{:.2} ×", of_pass(one) / of_pass(plain)),
         one.alone.map_or_else(|| "–".to_string(), |Seconds(alone)| seconds(alone)),
@@ -150,6 +151,7 @@ mod tests {
             nodes,
             passes: 10,
             in_passes: Seconds(0.008),
+            variant: alone.map(|_| "tiled".to_string()),
             alone: alone.map(Seconds),
             drift: 2e-6,
         }
@@ -181,7 +183,7 @@ mod tests {
         let section = section(&found(None, None)).unwrap();
         assert!(section.network.contains("was not run"), "{}", section.network);
         assert!(!section.decoding.findings().join(" ").contains("WRONG"));
-        assert_eq!(section.passes[1][5], "–");
+        assert_eq!(section.passes[1][6], "–");
     }
 
     #[test]

@@ -364,6 +364,7 @@ fn neural() -> serde_json::Value {
             "nodes": nodes,
             "passes": 300,
             "in_passes": 0.8 * seconds,
+            "variant": "tiled",
             "alone": 0.00008,
             "drift": 1e-6,
         })

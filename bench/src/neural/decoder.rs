@@ -98,7 +98,7 @@ impl Sequences {
     /// What stays between steps: weights, the trees' shape, the caches as the streams fill them; and drafts of nothing.
     pub fn start(&self, plan: &Plan) -> Tensors {
         let params = self.params(plan);
-        let (whole, outputs) = self.from_scratch();
+        let (whole, outputs) = self.read_anew();
         let mut inputs = self.network.tensors();
         let committed = self.committed();
         for (cache, name) in [("k_cache", "k_tree"), ("v_cache", "v_tree")] {
@@ -117,7 +117,7 @@ impl Sequences {
     }
 
     /// The streams read anew without a cache: a chain of all their places each.
-    fn from_scratch(&self) -> (Params, touchstone_reference::Outputs) {
+    fn read_anew(&self) -> (Params, touchstone_reference::Outputs) {
         let nodes = self.committed() + 1;
         let chain = Topology::draw(Shape::Chain, nodes, &mut Draw::new(0));
         let params = Params {
@@ -143,19 +143,19 @@ impl Sequences {
 
     /// The target's law behind each stream, without a cache.
     fn laws(&self) -> Vec<Vec<f64>> {
-        let (params, outputs) = self.from_scratch();
+        let (params, outputs) = self.read_anew();
         let laws = outputs.output("probs").values();
         let rows = laws.chunks(params.nodes * params.vocab);
         rows.map(|row| row[row.len() - params.vocab..].to_vec()).collect()
     }
 
-    /// The plan that an executor runs step by step.
+    /// The plan that an executor runs step by step, by the kernels of `tiled` or of `naive`.
     ///
     /// # Errors
     /// If its kernels do not take these sizes.
-    pub fn stepping(&self, plan: &Plan) -> anyhow::Result<touchstone_cuda::Plan> {
+    pub fn stepping(&self, plan: &Plan, tiled: bool) -> anyhow::Result<touchstone_cuda::Plan> {
         let case = Case::new(Verification::NAME, &self.params(plan), 0);
-        Ok(verification::stepping(&case, &self.start(plan))?)
+        Ok(verification::stepping(&case, &self.start(plan), tiled)?)
     }
 
     /// A loop in which the reference verifies.
@@ -363,7 +363,7 @@ mod tests {
             seq_k: 32,
             network,
         };
-        let (params, outputs) = sequences.from_scratch();
+        let (params, outputs) = sequences.read_anew();
         let laws = outputs.output("probs").values();
         let targets = &stream[params.window..];
         let rows = laws.chunks(params.vocab).zip(targets);

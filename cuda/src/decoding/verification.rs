@@ -26,12 +26,12 @@ pub(super) fn tiled(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 
 /// The pass as it is run again and again: behind it the accepted nodes' keys and values join the cache, and `lengths` grow
 /// by their number, so that the next pass needs no more than its draft. It changes its inputs: what is proven is the plan of
-/// the variant `tiled`, and this one by what comes of many steps (tests/neural.rs).
+/// the variant, `tiled` or `naive`, and this one by what comes of many steps (tests/neural.rs).
 ///
 /// # Errors
 /// As that variant.
-pub fn stepping(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    let mut pass = Pass::new(case, inputs, true)?;
+pub fn stepping(case: &Case, inputs: &Tensors, tiled: bool) -> Result<Plan, Unsupported> {
+    let mut pass = Pass::new(case, inputs, tiled)?;
     pass.commit();
     Ok(pass.plan)
 }
