@@ -229,11 +229,11 @@ fn noise_is_learned_only_from_one_build() {
 fn the_proof_finds_few_alarms_and_large_changes() {
     let same = interleaved(20, 16, 1.0, &mut 5);
     let made = interleaved(20, 5, 1.10, &mut 6);
-    let proof = prove(&same, &[(1.10, made)], 60).unwrap();
+    let proof = prove(&same, &[(1.10, made)], 60, 6).unwrap();
     assert!(proof.false_alarms().value() <= 0.05, "{:?}", proof.false_alarms());
     assert!(proof.power(1.10).value() >= 0.95, "{:?}", proof.power(1.10));
     assert!(proof.power(1.03).value() <= proof.power(1.10).value());
     let text = proof.markdown();
     assert!(text.contains("| 10 %: 1 of 20 |"), "{text}");
-    assert!(prove(&interleaved(2, 4, 1.0, &mut 5), &[], 10).is_err(), "too few rounds");
+    assert!(prove(&interleaved(2, 4, 1.0, &mut 5), &[], 10, 6).is_err(), "too few rounds");
 }

@@ -20,8 +20,6 @@ use touchstone_bench::{
 
 use crate::{Floor, GateOptions, Noise, Place, Verdict, gate_interleaved};
 
-/// Rounds of a drawn run: what `touchstone run --against` takes unless told otherwise.
-const ROUNDS: usize = 6;
 /// Runs drawn to learn noise from.
 const LEARNING_RUNS: usize = 200;
 /// Slow-downs planted by multiplication.
@@ -35,6 +33,8 @@ pub struct Proof {
     places: BTreeSet<Place>,
     dates: BTreeSet<String>,
     rounds: usize,
+    /// Rounds of a drawn run.
+    drawn: usize,
     questions: usize,
     false_alarms: Share,
     /// By factor: how many slow questions were called slower.
@@ -69,17 +69,23 @@ impl Share {
     }
 }
 
-/// Proves the gate on `same`, an interleaved run of one build against itself, and on runs whose side B was really
-/// slowed down by a factor.
+/// Proves the gate on `same`, an interleaved run of one build against itself, of which `runs` of `drawn` rounds each are
+/// drawn, and on runs whose side B was really slowed down by a factor.
 ///
 /// # Errors
 /// If there are too few rounds, or the sides of `same` are different builds.
-pub fn prove(same: &[Record], made: &[(f64, Vec<Record>)], runs: usize) -> anyhow::Result<Proof> {
+pub fn prove(
+    same: &[Record],
+    made: &[(f64, Vec<Record>)],
+    runs: usize,
+    drawn: usize,
+) -> anyhow::Result<Proof> {
     let timed: Vec<Record> = same.iter().filter_map(bare).collect();
     let rounds: BTreeSet<u32> =
         timed.iter().filter_map(|r| Some(r.trial.as_ref()?.round)).collect();
-    if rounds.len() < 2 * (ROUNDS + 1) {
-        bail!("{} rounds with times; it takes at least {}", rounds.len(), 2 * (ROUNDS + 1));
+    let least = 2 * (drawn + 1);
+    if rounds.len() < least {
+        bail!("{} rounds with times; runs of {drawn} take at least {least}", rounds.len());
     }
     // By twos, of which one begins with A and the other with B.
     let halves =
@@ -88,7 +94,7 @@ pub fn prove(same: &[Record], made: &[(f64, Vec<Record>)], runs: usize) -> anyho
     let mut rng = ChaCha8Rng::seed_from_u64(4);
 
     let learned: Vec<Vec<Record>> =
-        (0..LEARNING_RUNS).map(|_| draw(&timed, &learning, &mut rng)).collect();
+        (0..LEARNING_RUNS).map(|_| draw(&timed, &learning, drawn, &mut rng)).collect();
     let noise = Noise::learn(&learned)?;
     drop(learned);
     let options = GateOptions { noise: noise.clone(), resamples: 200, ..GateOptions::default() };
@@ -98,7 +104,7 @@ pub fn prove(same: &[Record], made: &[(f64, Vec<Record>)], runs: usize) -> anyho
     let mut false_alarms = Share { hits: 0, of: runs };
     let mut power: Vec<(f64, Share)> = FACTORS.map(|factor| (factor, Share::default())).to_vec();
     for _ in 0..runs {
-        let run = draw(&timed, &testing, &mut rng);
+        let run = draw(&timed, &testing, drawn, &mut rng);
         let verdicts = gate_interleaved(&run, &options)?;
         let alarms = verdicts.count(Verdict::Slower) + verdicts.count(Verdict::Faster);
         false_alarms.hits += usize::from(alarms > 0);
@@ -131,6 +137,7 @@ pub fn prove(same: &[Record], made: &[(f64, Vec<Record>)], runs: usize) -> anyho
         places: timed.iter().map(Place::of).collect(),
         dates: timed.iter().map(|r| r.environment.date.chars().take(10).collect()).collect(),
         rounds: rounds.len(),
+        drawn,
         questions: questions.len(),
         false_alarms,
         power,
@@ -152,10 +159,10 @@ fn question(record: &Record) -> (String, String) {
 }
 
 /// A run of some of `rounds`, whose sides are swapped so that in half of them, drawn at random, A comes first.
-fn draw(records: &[Record], rounds: &[u32], rng: &mut ChaCha8Rng) -> Vec<Record> {
+fn draw(records: &[Record], rounds: &[u32], drawn: usize, rng: &mut ChaCha8Rng) -> Vec<Record> {
     let mut chosen = rounds.to_vec();
     chosen.shuffle(rng);
-    chosen.truncate(ROUNDS);
+    chosen.truncate(drawn);
     // In even rounds A came first; of those chosen, the first half is to be so.
     let swapped: Vec<bool> = (0..chosen.len())
         .map(|index| (index < chosen.len() / 2) != chosen[index].is_multiple_of(2))
@@ -216,8 +223,9 @@ impl Proof {
             .collect();
         let _ = writeln!(
             text,
-            "| {places}, {dates} | {}, {} | {} of {} (at most {:.1} %) | {} | {} |",
+            "| {places}, {dates} | {}, {} of {} | {} of {} (at most {:.1} %) | {} | {} |",
             self.questions,
+            self.drawn,
             self.rounds,
             self.false_alarms.hits,
             self.false_alarms.of,

@@ -20,6 +20,9 @@ pub struct Arguments {
     /// Runs to draw from the rounds
     #[arg(long, default_value_t = 1000, value_name = "N")]
     runs: usize,
+    /// Rounds of a drawn run, as of `run --against --rounds`
+    #[arg(long, default_value_t = 6, value_name = "N")]
+    rounds: usize,
     /// File for the noise learned on the way
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
@@ -36,7 +39,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let factor: f64 = factor.parse().with_context(|| text.clone())?;
         planted.push((factor, record::read(&PathBuf::from(path))?));
     }
-    let proof = prove(&same, &planted, arguments.runs)?;
+    let proof = prove(&same, &planted, arguments.runs, arguments.rounds)?;
     print_text(&proof.markdown())?;
     if let Some(path) = &arguments.noise {
         proof.noise.write(path)?;
