@@ -2,11 +2,13 @@
 
 #[path = "cases/acceptance.rs"]
 mod cases;
+#[path = "acceptance/logits.rs"]
+mod logits;
 
 use proptest::prelude::*;
 use touchstone_bench::gtest::{FALSE_ALARM, g_test};
 use touchstone_reference::{
-    Algorithm, Case, Data, Draw, Expected, Tensor, Tensors,
+    Algorithm, Case, Data, Draw, Expected, Outputs, Tensor, Tensors,
     acceptance::{
         chain::{Chain, Lengths, Mode, Params, Relation, argmax, repeated},
         law,
@@ -17,13 +19,16 @@ use touchstone_reference::{
 type Emitted = (usize, Vec<i64>);
 
 fn emitted(params: &Params, inputs: &Tensors) -> Vec<Emitted> {
-    let outputs = Chain::reference(params, inputs);
+    lines(params.draft_len, &Chain::reference(params, inputs))
+}
+
+fn lines(draft_len: usize, outputs: &Outputs) -> Vec<Emitted> {
     let integers = |name: &str| match outputs.output(name) {
         Expected::Discrete(discrete) => discrete.value.clone(),
         Expected::Real(_) => panic!("{name} is discrete"),
     };
     let (accepted, tokens) = (integers("accepted"), integers("tokens"));
-    let rows = tokens.chunks(params.draft_len + 1).zip(accepted);
+    let rows = tokens.chunks(draft_len + 1).zip(accepted);
     rows.map(|(tokens, count)| {
         let count = count as usize;
         assert!(tokens[count + 1..].iter().all(|&t| t == -1), "after the further token comes -1");

@@ -64,8 +64,8 @@ const LAW_ROWS: usize = 200_000;
 /// The same where there is only the simulator: a sampler 10 % off is still rejected.
 const SIMULATED_LAW_ROWS: usize = 10_000;
 
-/// The same for trees and blocks, of which a row takes a block of threads: gross faults are still rejected.
-const SIMULATED_DECODING_ROWS: usize = 2000;
+/// The same for trees, blocks and logits, of which a row takes a block of threads: gross faults are still rejected.
+const SIMULATED_FEWER_ROWS: usize = 2000;
 
 static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
 
@@ -197,7 +197,7 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
     let rows = match (GPU.get(), variant.op) {
         (Some(_), _) => LAW_ROWS,
         (None, "acceptance.chain") => SIMULATED_LAW_ROWS,
-        (None, _) => SIMULATED_DECODING_ROWS,
+        (None, _) => SIMULATED_FEWER_ROWS,
     };
     for question in emission::questions(variant.op, rows) {
         let plan = (variant.plan)(&question.case, &question.inputs)?;

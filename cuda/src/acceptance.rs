@@ -1,5 +1,7 @@
 //! CUDA variants of speculative-sampling acceptance.
 
+mod chain_logits;
+
 use touchstone_reference::{
     Case, DType, Tensors,
     acceptance::chain::{Mode, Params},
@@ -34,6 +36,27 @@ pub static VARIANTS: &[Variant] = &[
         idea: "many blocks a row, so that small batches fill the chip; a second kernel joins the segments",
         deterministic: true,
         plan: split,
+    },
+    Variant {
+        op: "acceptance.chain_logits",
+        name: "naive",
+        idea: "a warp normalizes a row of logits, then one thread walks one row of the batch",
+        deterministic: true,
+        plan: chain_logits::naive,
+    },
+    Variant {
+        op: "acceptance.chain_logits",
+        name: "block",
+        idea: "one block a row reads position after position, no further than the first rejection",
+        deterministic: true,
+        plan: chain_logits::block,
+    },
+    Variant {
+        op: "acceptance.chain_logits",
+        name: "split",
+        idea: "one launch of many blocks a row takes all positions at once, but for those known to be rejected",
+        deterministic: true,
+        plan: chain_logits::split,
     },
 ];
 

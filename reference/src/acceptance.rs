@@ -6,8 +6,13 @@
 use crate::algorithm::Operation;
 
 pub mod chain;
+pub mod chain_logits;
 pub mod distributions;
+pub(crate) mod emitted;
 pub mod law;
+mod softmax;
+pub(crate) mod weights;
 
 /// The operations of this vertical.
-pub const OPERATIONS: &[Operation] = &[Operation::of::<chain::Chain>()];
+pub const OPERATIONS: &[Operation] =
+    &[Operation::of::<chain::Chain>(), Operation::of::<chain_logits::ChainLogits>()];

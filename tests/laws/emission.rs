@@ -1,8 +1,8 @@
 //! Problems whose rows share their distributions, and the law that what they emit must follow.
 
 use touchstone_reference::{
-    Case, Draw, Tensors,
-    acceptance::{chain, law},
+    Case, DType, Draw, Tensors,
+    acceptance::{chain, chain_logits, law},
     decoding::{
         block,
         law::{completed, sequences},
@@ -12,7 +12,11 @@ use touchstone_reference::{
 };
 
 /// The operations that promise the target's law.
-pub const OPERATIONS: [&str; 3] = ["acceptance.chain", "decoding.tree", "decoding.block"];
+pub const OPERATIONS: [&str; 4] =
+    ["acceptance.chain", "acceptance.chain_logits", "decoding.tree", "decoding.block"];
+
+/// Temperature of the rows that are given as logits.
+const TEMPERATURE: f32 = 0.5;
 
 /// A problem of many equal rows.
 pub struct Question {
@@ -25,7 +29,7 @@ pub struct Question {
 /// p by position and q by position: a token without mass under each, a last position without draft. The chain takes rows
 /// that do not sum to one.
 fn laws(op: &str) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
-    let last = if op == "acceptance.chain" { 0.25 } else { 0.2 };
+    let last = if op.starts_with("acceptance.") { 0.25 } else { 0.2 };
     (
         vec![vec![0.3, 0.25, 0.2, 0.25, 0.0], vec![0.1, 0.4, 0.0, 0.2, 0.3], vec![last; 5]],
         vec![vec![0.2, 0.35, 0.25, 0.0, 0.2], vec![0.2, 0.3, 0.1, 0.0, 0.4]],
@@ -44,6 +48,14 @@ pub fn questions(op: &str, rows: usize) -> Vec<Question> {
         };
         return [Drafts::Independent, Drafts::Distinct, Drafts::Top].map(of).into();
     }
+    if op == "acceptance.chain_logits" {
+        let of = |dtype| {
+            let (params, inputs) =
+                chain_logits::repeated((&target, &draft), (TEMPERATURE, dtype), rows, SEED);
+            Question { case: Case::new(op, &params, SEED), inputs, width: params.draft_len + 1 }
+        };
+        return [DType::F32, DType::Bf16].map(of).into();
+    }
     let (params, inputs) = chain::repeated(&target, &draft, rows, SEED);
     let width = params.draft_len + 1;
     let case = match op {
@@ -57,8 +69,11 @@ impl Question {
     /// How often each outcome came, and how probable it is: of the chain the joint law of length and tokens, otherwise
     /// that of the tokens, continued by the target.
     pub fn counts(&self, tokens: &[i64]) -> (Vec<u64>, Vec<f64>) {
-        let (target, draft) = laws(self.case.op());
-        let chain = self.case.op() == "acceptance.chain";
+        let (mut target, mut draft) = laws(self.case.op());
+        if self.case.op() == "acceptance.chain_logits" {
+            (target, draft) = (self.stored("target_logits"), self.stored("draft_logits"));
+        }
+        let chain = self.case.op().starts_with("acceptance.");
         let law = if chain { law::joint(&target, &draft) } else { sequences(&target) };
         let (mut counts, mut draw) = (vec![0; law.len()], Draw::new(12));
         for row in tokens.chunks(self.width) {
@@ -70,5 +85,14 @@ impl Question {
             counts[cell] += 1;
         }
         (counts, law)
+    }
+
+    /// Weights that the logits stand for as they are stored, by position: those of the first row, for all are equal.
+    fn stored(&self, name: &str) -> Vec<Vec<f32>> {
+        let logits = self.inputs.tensor(name);
+        let (positions, vocab) = (logits.shape()[1], logits.shape()[2]);
+        let weight = |i| (logits.real_at(i) / f64::from(TEMPERATURE)).exp() as f32;
+        let law = |position| (0..vocab).map(|t| weight(position * vocab + t)).collect();
+        (0..positions).map(law).collect()
     }
 }

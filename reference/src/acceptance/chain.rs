@@ -38,6 +38,17 @@ pub enum Lengths {
     Ragged,
 }
 
+impl Lengths {
+    /// One length a row.
+    pub(crate) fn draw(self, batch: usize, draft_len: usize, draw: &mut Draw) -> Vec<i32> {
+        let mut length = || match self {
+            Self::Full => draft_len,
+            Self::Ragged => draw.below(draft_len + 1),
+        };
+        (0..batch).map(|_| length() as i32).collect()
+    }
+}
+
 /// Parameters of [`Chain`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,12 +126,7 @@ impl Algorithm for Chain {
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
         let &Params { batch, draft_len, vocab, .. } = params;
         let (target, draft) = distributions(params, draw);
-        let lengths: Vec<i32> = (0..batch)
-            .map(|_| match params.lengths {
-                Lengths::Full => draft_len as i32,
-                Lengths::Ragged => draw.below(draft_len + 1) as i32,
-            })
-            .collect();
+        let lengths = params.lengths.draw(batch, draft_len, draw);
         let mut tokens = vec![-1; batch * draft_len];
         for (row, &length) in lengths.iter().enumerate() {
             for i in 0..length as usize {
@@ -129,17 +135,11 @@ impl Algorithm for Chain {
                 tokens[row * draft_len + i] = draft_token(params, q, p, draw) as i32;
             }
         }
-        let accept: Vec<f32> =
-            (0..batch * draft_len).map(|_| uniform(params.draws, draw)).collect();
-        let sample: Vec<f32> = (0..batch).map(|_| uniform(params.draws, draw)).collect();
         let real = |shape: &[usize], values| Tensor::new(shape, Data::F32(values));
-        Tensors::new()
+        let laws = Tensors::new()
             .with("draft_probs", real(&[batch, draft_len, vocab], draft))
-            .with("target_probs", real(&[batch, draft_len + 1, vocab], target))
-            .with("draft_tokens", Tensor::new(&[batch, draft_len], Data::I32(tokens)))
-            .with("draft_lengths", Tensor::new(&[batch], Data::I32(lengths)))
-            .with("accept_u", real(&[batch, draft_len], accept))
-            .with("sample_u", real(&[batch], sample))
+            .with("target_probs", real(&[batch, draft_len + 1, vocab], target));
+        with_drafts(laws, [batch, draft_len], (tokens, lengths), params.draws, draw)
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
@@ -256,6 +256,27 @@ impl<'a> Row<'a> {
     }
 }
 
+/// Inputs with the drafts, their lengths (one a row) and uniforms for them.
+pub(crate) fn with_drafts(
+    inputs: Tensors,
+    [batch, draft_len]: [usize; 2],
+    (tokens, lengths): (Vec<i32>, Vec<i32>),
+    draws: Draws,
+    draw: &mut Draw,
+) -> Tensors {
+    let mut uniforms = |shape: &[usize]| {
+        let count = shape.iter().product();
+        let values = (0..count).map(|_| uniform(draws, draw)).collect();
+        Tensor::new(shape, Data::F32(values))
+    };
+    let (accept, sample) = (uniforms(&[batch, draft_len]), uniforms(&[batch]));
+    inputs
+        .with("draft_tokens", Tensor::new(&[batch, draft_len], Data::I32(tokens)))
+        .with("draft_lengths", Tensor::new(&[batch], Data::I32(lengths)))
+        .with("accept_u", accept)
+        .with("sample_u", sample)
+}
+
 /// p [batch, draft_len + 1, vocab] and q [batch, draft_len, vocab].
 fn distributions(params: &Params, draw: &mut Draw) -> (Vec<f32>, Vec<f32>) {
     let &Params { batch, draft_len, vocab, .. } = params;
@@ -306,16 +327,12 @@ pub fn repeated(
     let (k, vocab) = (params.draft_len, params.vocab);
     let tokens: Vec<i32> =
         (0..batch * k).map(|i| sampled(&draft[i % k], draw.unit()) as i32).collect();
-    let mut uniforms =
-        |count| (0..count).map(|_| uniform(params.draws, &mut draw)).collect::<Vec<_>>();
     let real = |shape: &[usize], values| Tensor::new(shape, Data::F32(values));
-    let inputs = Tensors::new()
+    let laws = Tensors::new()
         .with("draft_probs", real(&[batch, k, vocab], draft.concat().repeat(batch)))
-        .with("target_probs", real(&[batch, k + 1, vocab], target.concat().repeat(batch)))
-        .with("draft_tokens", Tensor::new(&[batch, k], Data::I32(tokens)))
-        .with("draft_lengths", Tensor::new(&[batch], Data::I32(vec![k as i32; batch])))
-        .with("accept_u", real(&[batch, k], uniforms(batch * k)))
-        .with("sample_u", real(&[batch], uniforms(batch)));
+        .with("target_probs", real(&[batch, k + 1, vocab], target.concat().repeat(batch)));
+    let drafts = (tokens, vec![k as i32; batch]);
+    let inputs = with_drafts(laws, [batch, k], drafts, params.draws, &mut draw);
     (params, inputs)
 }
 

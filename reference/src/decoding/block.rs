@@ -2,14 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    outcome::Column,
-    residual::{Residual, Scalar},
-};
+use super::residual::Residual;
 use crate::{
     acceptance::{
         chain::{self, Chain, Lengths, Mode, Row},
         distributions::{Draws, Mass, Relation},
+        emitted::{Emitted, Ending},
+        weights::Scalar,
     },
     algorithm::{Algorithm, Work},
     draw::Draw,
@@ -107,24 +106,16 @@ impl Algorithm for Block {
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
-        let &Params { batch, draft_len, .. } = params;
-        let (mut accepted, mut tokens) = (Column::new(1), Column::new(draft_len + 1));
+        let mut emitted = Emitted::new(params.batch, params.draft_len);
         for row in chain::rows(&params.chain(), inputs) {
-            let (mut counts, mut lines) = (Vec::new(), Vec::new());
-            for count in outcomes(&row) {
-                counts.push(vec![count as i64]);
+            let ending = |count| {
                 let (token, others) = further(&row, count);
-                for further in std::iter::once(token).chain(others) {
-                    let kept = row.tokens[..count].iter().map(|&token| i64::from(token));
-                    lines.push(kept.chain([further]).collect());
-                }
-            }
-            accepted.push(&counts);
-            tokens.push(&lines);
+                Ending { count, token, others }
+            };
+            let endings: Vec<Ending> = outcomes(&row).into_iter().map(ending).collect();
+            emitted.push(&endings, row.tokens);
         }
-        Outputs::new()
-            .with("accepted", accepted.expected(&[batch]))
-            .with("tokens", tokens.expected(&[batch, draft_len + 1]))
+        emitted.outputs()
     }
 
     /// The longest prefix is decided first, from three numbers a token; a shorter one takes p and q of its position,

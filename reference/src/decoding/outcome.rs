@@ -1,11 +1,6 @@
 //! Integer outputs that rounding may decide another way: the exact outcome with the others that are right.
 
-use std::collections::BTreeMap;
-
-use crate::{
-    expected::{Discrete, Expected, Outputs},
-    tensor::DType,
-};
+use crate::{acceptance::emitted::Column, expected::Outputs};
 
 /// One way in which a row's tree may end.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,43 +11,6 @@ pub(crate) struct Outcome {
     pub(crate) token: i64,
     /// Tokens that rounding may put in its place.
     pub(crate) others: Vec<i64>,
-}
-
-/// An i32 output, line by line.
-#[derive(Debug)]
-pub(crate) struct Column {
-    width: usize,
-    value: Vec<i64>,
-    also: BTreeMap<usize, Vec<i64>>,
-}
-
-impl Column {
-    pub(crate) fn new(width: usize) -> Self {
-        Self { width, value: Vec::new(), also: BTreeMap::new() }
-    }
-
-    /// Adds a line: the first of `lines` is exact, the others may stand in its place. Missing ends are −1.
-    pub(crate) fn push(&mut self, lines: &[Vec<i64>]) {
-        let start = self.value.len();
-        let at = |line: &Vec<i64>, i: usize| line.get(i).copied().unwrap_or(-1);
-        for i in 0..self.width {
-            let exact = at(&lines[0], i);
-            self.value.push(exact);
-            let mut others: Vec<i64> = lines[1..].iter().map(|line| at(line, i)).collect();
-            others.retain(|&other| other != exact);
-            others.sort_unstable();
-            others.dedup();
-            if !others.is_empty() {
-                self.also.insert(start + i, others);
-            }
-        }
-    }
-
-    /// The output, of this shape.
-    pub(crate) fn expected(self, shape: &[usize]) -> Expected {
-        let Self { value, also, .. } = self;
-        Expected::Discrete(Discrete { dtype: DType::I32, shape: shape.to_vec(), value, also })
-    }
 }
 
 /// The outputs of acceptance on trees: `accepted` [batch], `path` and `tokens` [batch, nodes].

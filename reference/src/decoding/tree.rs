@@ -4,12 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     outcome::{Lines, Outcome},
-    residual::{Residual, Scalar},
+    residual::Residual,
     topology::{self, Shape, Topology},
 };
 use crate::{
-    acceptance::distributions::{
-        Draws, Mass, Pairs, Relation, check_vocabulary, integers, reals, sampled, uniform,
+    acceptance::{
+        distributions::{
+            Draws, Mass, Pairs, Relation, check_vocabulary, integers, reals, sampled, uniform,
+        },
+        weights::Scalar,
     },
     algorithm::{Algorithm, Work},
     draw::Draw,
@@ -362,7 +365,6 @@ struct Rule<'a> {
 
 impl<'a> Rule<'a> {
     fn new(p: &'a [f32], q: &'a [f32], drafts: Drafts) -> Self {
-        let none = Scalar { value: 0.0, error: 0.0 };
         Self {
             p,
             q,
@@ -371,7 +373,7 @@ impl<'a> Rule<'a> {
             rejected: Vec::new(),
             left: 1.0,
             left_error: 0.0,
-            c: none,
+            c: Scalar::ZERO,
             s: Scalar::ONE,
         }
     }
