@@ -36,12 +36,12 @@ impl Weights {
         Self { mass: values.iter().sum(), largest: values.clone(), values, blur: 0.0 }
     }
 
-    /// max(a − b, 0) of each pair (a, b).
+    /// max(a − b, 0) of each pair (a, b), neither of which is ever negative.
     pub(crate) fn differences(pairs: impl Iterator<Item = (Scalar, Scalar)>) -> Self {
         let (mut values, mut all, mut blur) = (Vec::new(), Vec::new(), 0.0);
         for (a, b) in pairs {
             values.push((a.value - b.value).max(0.0));
-            let largest = (a.value + a.error) - (b.value - b.error);
+            let largest = (a.value + a.error) - (b.value - b.error).max(0.0);
             all.push(largest);
             if largest > 0.0 {
                 blur += a.error + b.error;
@@ -78,5 +78,18 @@ impl Weights {
         others.dedup();
         others.retain(|&t| t != token);
         (token, others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_zero_without_error_never_counts() {
+        let unsure = Scalar { value: 1e-40, error: 1e-38 };
+        let weights =
+            Weights::differences([(Scalar::ZERO, unsure), (Scalar::ONE, unsure)].into_iter());
+        assert_eq!(weights.token(0.0), (1, vec![]));
     }
 }
