@@ -140,8 +140,9 @@ __device__ __forceinline__ bool accepts(float u, float x, float y, const Both& o
 struct Law {
     float base, factor;
     __device__ __forceinline__ explicit Law(const Running& all) : base(all.base), factor(1.f / all.sum) {}
+    // Never contracted with a subtraction: a residual that is zero where it is located must be where it is summed.
     __device__ __forceinline__ float of(float x, float scale) const {
-        return power_of_two(fmaf(x, scale, -base)) * factor;
+        return __fmul_rn(power_of_two(fmaf(x, scale, -base)), factor);
     }
 };
 
@@ -160,7 +161,7 @@ template <typename T> struct Residual {
     }
     __device__ __forceinline__ float2 masses(float x, float y) const {
         const float p = target.of(x, scale);
-        return {fmaxf(p - draft.of(y, scale), 0.f), p};
+        return {fmaxf(__fsub_rn(p, draft.of(y, scale)), 0.f), p};
     }
     // Four tokens as locate() asks for them.
     __device__ __forceinline__ float4 operator()(i64 t, i64 end) const {

@@ -139,7 +139,7 @@ __device__ __forceinline__ u32 begin_block() {
         barrier_init(shared + OWN_FULL, 1);
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_init(shared + FULL + 8 * stage, 33);
-            barrier_init(shared + FREE + 8 * stage, 8);
+            barrier_init(shared + FREE + 8 * stage, THREADS - 128);
         }
         barrier_init_done();
     }
@@ -295,8 +295,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             product_wait<0>();
             product_done(dp);
             product_done(dk_sum);
-            __syncwarp();  // every lane has read that turn's statistics
-            if (lane == 0) barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
+            // Every lane for itself has read that turn's statistics: of one that speaks for its warp, racecheck cannot tell.
+            barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
             differ(turn);
         }
         product_begin();
@@ -413,7 +413,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             differ();
             product_wait<0>();
             product_done(sum);
-            if (lane == 0) barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
+            barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
             round_off<KEYS>(ds, dp);
         }
         product_begin();

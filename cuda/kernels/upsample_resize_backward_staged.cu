@@ -8,7 +8,7 @@
 //   a block has 4 rows of width threads. Along x a thread keeps one column and sums four rows at a time, so that a weight, which
 //   comes from the caches, serves four. Along y it has one word of RUN rows.
 // Numerics: as gather, term by term: along x first, then along y, f32, rounded once on storing.
-// Limits: the gradients of a tile must fit in shared memory, raw and summed along x: images up to about
+// Limits: at most 65535 planes; the gradients of a tile must fit in shared memory, raw and summed along x: images up to about
 //   four times as wide and high.
 #include "upsample_tile.cuh"
 
@@ -49,11 +49,11 @@ template <typename T>
 __device__ __forceinline__ void tile(const T* __restrict__ d_output, T* __restrict__ d_input, const Tables& tables,
                                      int in_h, int in_w, int out_h, int out_w, int words, int most_rows) {
     constexpr int N = Raw<T>::N, RUN = ROWS / (GROUPS * N);
-    const int width = (int)blockDim.x, column0 = (int)blockIdx.z * width, row0 = (int)blockIdx.y * ROWS;
+    const int width = (int)blockDim.x, column0 = (int)blockIdx.x * width, row0 = (int)blockIdx.y * ROWS;
     const int top = __ldg(tables.y_tiles + 2 * blockIdx.y), rows = __ldg(tables.y_tiles + 2 * blockIdx.y + 1);
-    const int left = __ldg(tables.x_tiles + 2 * blockIdx.z) / N * N;
+    const int left = __ldg(tables.x_tiles + 2 * blockIdx.x) / N * N;
     const Raw<T> raw{(T*)(held_rows + most_rows * width), top, rows, left, words};
-    raw.fetch(d_output + (i64)blockIdx.x * out_h * out_w, out_h, out_w, thread_of(width), GROUPS * width);
+    raw.fetch(d_output + (i64)blockIdx.z * out_h * out_w, out_h, out_w, thread_of(width), GROUPS * width);
     const int column = (int)threadIdx.x;
     const Readers xs(tables.x_ranges, tables.x_weights, min(column0 + column, in_w - 1));
     copies_wait<0>();
@@ -63,7 +63,7 @@ __device__ __forceinline__ void tile(const T* __restrict__ d_output, T* __restri
     const Run run(width, N);
     if (column0 + run.word >= in_w) return;
     const int from = row0 + run.number * RUN;
-    T* to = d_input + ((i64)blockIdx.x * in_h + from) * in_w + column0 + run.word;
+    T* to = d_input + ((i64)blockIdx.z * in_h + from) * in_w + column0 + run.word;
 #pragma unroll 1
     for (int row = from; row < min(from + RUN, in_h); ++row, to += in_w) {
         const Readers ys(tables.y_ranges, tables.y_weights, row);

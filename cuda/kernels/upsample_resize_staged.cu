@@ -7,7 +7,7 @@
 //   Along x a thread keeps one column, its weights and places in registers, and goes down every second input row. Along
 //   y it has one word of RUN rows, and a window of taps rows that slides: each row is read once a run.
 // Numerics: as naive: along x first, then along y, f32.
-// Limits: axes below 2^22; the input of a tile must fit in shared memory, raw and interpolated, so
+// Limits: axes below 2^22; at most 65535 planes; the input of a tile must fit in shared memory, raw and interpolated, so
 //   images grow, or shrink little.
 #include "upsample_tile.cuh"
 
@@ -67,12 +67,12 @@ __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict_
                                      const Axis& x_axis, int words, int most_rows) {
     constexpr int N = Raw<T>::N, RUN = ROWS / (2 * N);
     __shared__ RowTaps<TAPS> row_taps[ROWS];
-    const int width = (int)blockDim.x, thread = thread_of(width), column0 = (int)blockIdx.z * width;
+    const int width = (int)blockDim.x, thread = thread_of(width), column0 = (int)blockIdx.x * width;
     const int row0 = (int)blockIdx.y * ROWS, last = min(row0 + ROWS, y_axis.output) - 1;
     const int top = taps(row0, y_axis, TAPS).base, rows = taps(last, y_axis, TAPS).base + TAPS - top;
     const int left = taps(column0, x_axis, TAPS).at(0, x_axis) / N * N;
     const Raw<T> raw{(T*)(held_rows + most_rows * width), top, rows, left, words};
-    raw.fetch(input + (i64)blockIdx.x * y_axis.input * x_axis.input, y_axis.input, x_axis.input, thread, 2 * width);
+    raw.fetch(input + (i64)blockIdx.z * y_axis.input * x_axis.input, y_axis.input, x_axis.input, thread, 2 * width);
     for (int i = thread; i < ROWS; i += 2 * width) {
         const Taps t = taps(row0 + i, y_axis, TAPS);
         row_taps[i].base = t.base - top;
@@ -88,7 +88,7 @@ __device__ __forceinline__ void tile(const T* __restrict__ input, T* __restrict_
     const Run run(width, N);
     const int word = run.word, from = run.number * RUN;
     if (column0 + word >= x_axis.output) return;
-    uint4* to = (uint4*)(output + ((i64)blockIdx.x * y_axis.output + row0 + from) * x_axis.output + column0 + word);
+    uint4* to = (uint4*)(output + ((i64)blockIdx.z * y_axis.output + row0 + from) * x_axis.output + column0 + word);
     float window[TAPS][N];
     int next = row_taps[from].base;
 #pragma unroll 1

@@ -117,13 +117,14 @@ fn tile_bytes(rows: usize, width: usize, words: usize) -> Result<usize, Unsuppor
     }
 }
 
-/// Grid of tiles: planes, rows of tiles, tiles of a row.
+/// Grid of tiles: those of a row, rows of tiles, planes.
 fn tiles(p: &Params, down: usize, across: usize) -> Result<[usize; 3], Unsupported> {
     let planes = p.batch * p.channels;
-    countable(planes, "planes")?;
-    match down.max(across) <= MAX_GRID[1] {
-        true => Ok([planes, down, across]),
-        false => Err(Unsupported(format!("{down} x {across} tiles exceed CUDA's grids"))),
+    match down <= MAX_GRID[1] && planes <= MAX_GRID[2] {
+        true => Ok([across, down, planes]),
+        false => {
+            Err(Unsupported(format!("{planes} planes of {down} rows of tiles exceed CUDA's grids")))
+        }
     }
 }
 
