@@ -10,6 +10,7 @@ template <int Bytes> __device__ __forceinline__ void copy_async(void* to, const 
                  : "memory");
 }
 __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most `Left` of the latest groups are under way.
 template <int Left> __device__ __forceinline__ void copies_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
 }

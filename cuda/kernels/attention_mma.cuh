@@ -4,6 +4,7 @@
 // place c ^ (r % 8), so that the eight rows one ldmatrix phase reads lie in different banks. A head of `dim` values, a
 // multiple of 8 up to DIM, is followed by zeros.
 #pragma once
+#include "async_copy.cuh"
 #include "attention.cuh"
 
 // Byte offset in a tile of the chunk that begins at value `d` (a multiple of 8) of `row`.
@@ -37,11 +38,6 @@ template <int DIM, int THREADS> struct Copier {
         }
     }
 };
-__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most PENDING of the latest groups are under way.
-template <int PENDING> __device__ __forceinline__ void copy_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
 
 __device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

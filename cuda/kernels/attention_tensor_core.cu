@@ -209,9 +209,9 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
     if (first_key < end_key) {
         Copy{(const char*)(q + q_head), (u32)heads_q * dim * 2, dim}.template copy<QUERIES>(0, q_tile, i0, (int)seq_q);
         copy.template copy<KEYS>(0, k_tiles, first_key, keys);
-        copy_commit();
+        copies_commit();
         copy.template copy<KEYS>(v_from_k, v_tiles, first_key, keys);
-        copy_commit();
+        copies_commit();
     }
     // Keys that every query of this warp sees need no mask.
     const int all_begin = visible(i0 + warp_row + 31, queries, keys, causal, (int)window).begin;
@@ -222,13 +222,13 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
         // The other K buffer was last read before the barrier in the middle of the previous round, ...
         if (j0 + KEYS < end_key)
             copy.template copy<KEYS>(0, k_tiles + (stage ^ 1) * TILE, j0 + KEYS, keys);
-        copy_commit();
-        copy_wait<2>();
+        copies_commit();
+        copies_wait<2>();
         __syncthreads();
         // ... the other V buffer before this one.
         if (j0 + KEYS < end_key)
             copy.template copy<KEYS>(v_from_k, v_tiles + (stage ^ 1) * TILE, j0 + KEYS, keys);
-        copy_commit();
+        copies_commit();
         float s[2][KEYS / 8][4];
         score<T, DIM>(s, q_tile + warp_row * DIM * 2, k_tiles + stage * TILE, lane);
         if (squeeze != 0.f)
@@ -243,11 +243,11 @@ __device__ __forceinline__ void attend(const T* q, const T* k, const T* v, const
             hide(s, i0 + row, j0 + thread % 4 * 2, queries, keys, causal, (int)window);
         }
         soften<DIM>(s, sum, row, factor);
-        copy_wait<2>();
+        copies_wait<2>();
         __syncthreads();
         gather<T, DIM>(sum, s, v_tiles + stage * TILE, lane);
     }
-    copy_wait<0>();
+    copies_wait<0>();
     const u32 thread = again(threadIdx.x);
     const Place at = place_of(again(blockIdx.x), (int)seq_q, (int)heads_q);
     finish<T, DIM>(sum, row, shared, o + (at.b * seq_q * heads_q + at.h) * dim, heads_q * dim,

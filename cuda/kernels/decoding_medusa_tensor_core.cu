@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     // The first turns only fetch.
 #pragma unroll 1
     for (i64 step = 1 - STAGES; step < steps; ++step) {
-        copy_wait<STAGES - 2>();
+        copies_wait<STAGES - 2>();
         __syncthreads();
         if (step + STAGES - 1 < steps) {
             const u32 stage = tiles + fetched * stage_bytes;
@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
             copy_rows(stage + W_TILE, token_rows, x, token0, tokens, k0, depth);
             fetched = fetched == STAGES - 1 ? 0 : fetched + 1;
         }
-        copy_commit();
+        copies_commit();
         if (step < 0) continue;
         const u32 w_tile = tiles + used * stage_bytes, x_tile = w_tile + W_TILE;
         used = used == STAGES - 1 ? 0 : used + 1;
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
             }
         }
     }
-    copy_wait<0>();
+    copies_wait<0>();
     __syncthreads();
     float* staged = (float*)shared;
     float* at = staged + (warp_token + lane % 4 * 2) * STRIDE + warp_column + lane / 4;

@@ -187,12 +187,12 @@ extern "C" __global__ void __launch_bounds__(256, 2)
             seen[threadIdx.x] = tree.seen(tile, cached, threadIdx.x % 2 * 32, node);
         }
         if (more) copy(k_tiles + next, k, k_tree, tile + 1);
-        copy_commit();
-        copy_wait<2>();
+        copies_commit();
+        copies_wait<2>();
         __syncthreads();
         // ... the other V buffer before this one.
         if (more) copy(v_tiles + next, v, v_tree, tile + 1);
-        copy_commit();
+        copies_commit();
         if (tile < begin) continue;
         float shrink[2];
         scores.multiply_keys(q_tile + warp_row * DIM * 2, k_tiles + stage * TILE, lane, dim, bf16);
@@ -203,12 +203,12 @@ extern "C" __global__ void __launch_bounds__(256, 2)
         for (int n = 0; n < 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) low[n][e] *= shrink[e / 2], high[n][e] *= shrink[e / 2];
-        copy_wait<2>();
+        copies_wait<2>();
         __syncthreads();
         gather(low, p_rows, v_tiles + stage * TILE, 0, lane, bf16);
         if (dim > 64) gather(high, p_rows, v_tiles + stage * TILE, 64, lane, bf16);
     }
-    copy_wait<0>();
+    copies_wait<0>();
     __syncthreads();
     // By way of shared memory, a warp its own rows, so that stores are whole and the loop is short.
     constexpr int STRIDE = DIM + 8;

@@ -151,7 +151,7 @@ struct Chunks {
             copy<WIDTH>(X_TILE, p.x + x_at, x_stride, from, width);
             if (gated) copy<STATE>(GATES, p.gates + b_at, b_stride, from, (int)p.state);
         }
-        copy_commit();
+        copies_commit();
         if (gated || warp > 0) return;
         step0 = step_size(from + lane * 2);
         step1 = step_size(from + lane * 2 + 1);
@@ -333,7 +333,7 @@ struct Chunks {
 #pragma unroll 1
         for (int from = 0; from < length; from += CHUNK) {
             if (!gated) sum_decays();
-            copy_wait<0>();
+            copies_wait<0>();
             __syncthreads();
             if (gated) {
                 apply_gates();
