@@ -143,6 +143,17 @@ impl Corpus {
     }
 }
 
+/// One sentence in this many is held out from training.
+const HELD_OUT: usize = 10;
+
+/// Sentences to train on, then those held out, in the order of the text.
+pub fn split(sentences: &[Vec<String>]) -> [Vec<Vec<String>>; 2] {
+    [false, true].map(|held_out| {
+        let chosen = |(i, _): &(usize, _)| (i % HELD_OUT == HELD_OUT - 1) == held_out;
+        sentences.iter().enumerate().filter(chosen).map(|(_, s)| s.clone()).collect()
+    })
+}
+
 /// Combining accents, which belong to the letter before them.
 fn is_mark(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}')

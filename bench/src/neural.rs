@@ -23,7 +23,7 @@ use self::{
     target::{OnDevice, Target},
 };
 use crate::{
-    corpus::{Corpus, CorpusError, Vocabulary},
+    corpus::{self, Corpus, CorpusError, Vocabulary},
     speculative::{Decoded, Drafter, Judge, Scheme, Seconds, tree},
 };
 
@@ -49,8 +49,6 @@ const ROWS: usize = 8;
 /// Tokens in a cache at first, and at most.
 const COMMITTED: usize = 32;
 const SEQ_K: usize = 256;
-/// One sentence in this many is held out from training.
-const HELD_OUT: usize = 10;
 
 /// How much is decoded.
 #[derive(Clone, Copy, Debug)]
@@ -138,11 +136,7 @@ impl Text {
                 fits
             })
             .collect();
-        let part = |held_out: bool| -> Vec<Vec<String>> {
-            let chosen = |(i, _): &(usize, _)| (i % HELD_OUT == HELD_OUT - 1) == held_out;
-            sentences.iter().enumerate().filter(chosen).map(|(_, s)| s.clone()).collect()
-        };
-        let (train, held_out) = (part(false), part(true));
+        let [train, held_out] = corpus::split(&sentences);
         let needed = WINDOW + COMMITTED + ROWS;
         let characters = |part: &[Vec<String>]| part.iter().map(Vec::len).sum::<usize>();
         if characters(&held_out) < needed || characters(&train) < needed {

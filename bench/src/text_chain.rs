@@ -12,7 +12,7 @@ use touchstone_reference::{
 };
 
 use crate::{
-    corpus::{Corpus, CorpusError, Vocabulary},
+    corpus::{self, Corpus, CorpusError, Vocabulary},
     mixed_precision::MixedPrecision,
     neural::Neural,
     speculative::{Decoded, Predictor, Scheme, Speculation, sampled},
@@ -25,8 +25,6 @@ const MAX_WORDS: usize = 200_000;
 const MAX_VOCABULARY: usize = 10_000;
 /// Words seen less often in the training part are unknown words.
 const MIN_COUNT: usize = 2;
-/// One sentence in this many is held out from training.
-const HELD_OUT: usize = 10;
 /// Sentences a corpus needs: two are then held out.
 const MIN_SENTENCES: usize = 20;
 /// Orders of the models that are compared.
@@ -215,11 +213,7 @@ impl Text {
                 &format!("{MIN_SENTENCES} sentences, none beyond {MAX_WORDS} words"),
             ));
         }
-        let part = |held_out: bool| -> Vec<Vec<String>> {
-            let chosen = |(i, _): &(usize, _)| (i % HELD_OUT == HELD_OUT - 1) == held_out;
-            all[..used].iter().enumerate().filter(chosen).map(|(_, s)| s.clone()).collect()
-        };
-        let (train, held_out) = (part(false), part(true));
+        let [train, held_out] = corpus::split(&all[..used]);
         let vocabulary = Vocabulary::new(&train, MIN_COUNT, MAX_VOCABULARY);
         if vocabulary.is_empty() {
             return Err(corpus.too_small("no word occurs twice", "repeated words"));

@@ -13,14 +13,12 @@ struct Start {
     plan: Plan,
     /// What every kernel takes first: inputs, outputs, batch, draft length and vocabulary.
     args: Vec<Arg>,
-    /// `accept_` and the type of the logits.
-    accept: String,
 }
 
 impl Start {
     fn new(case: &Case, inputs: &Tensors) -> Result<Self, Unsupported> {
         let params: Params = case.params()?;
-        let &Params { batch, draft_len, vocab, dtype, .. } = &params;
+        let &Params { batch, draft_len, vocab, .. } = &params;
         let mut plan = Plan::new();
         let read = [
             "draft_logits",
@@ -36,18 +34,19 @@ impl Start {
         let tokens = plan.output("tokens", DType::I32, &[batch, draft_len + 1]);
         let buffers = read.into_iter().chain([accepted, tokens]).map(Arg::from);
         let args = buffers.chain([batch, draft_len, vocab].map(Arg::from)).collect();
-        Ok(Self { plan, args, accept: format!("accept_{}", dtype.name()), params })
+        Ok(Self { plan, args, params })
     }
 
-    /// The plan with one more launch, whose kernel takes `more` behind what all take.
+    /// One more launch, of a kernel for the type of the logits that takes `more` behind what all take.
     fn launch(
         &mut self,
         module: &'static str,
-        symbol: &str,
+        kernel: &str,
         (blocks_, threads): (usize, usize),
         more: &[Arg],
     ) -> Result<(), Unsupported> {
         let args = [&self.args, more].concat();
+        let symbol = format!("{kernel}_{}", self.params.dtype.name());
         self.plan.launch(module, symbol, blocks(blocks_)?, [threads, 1, 1], 0, &args);
         Ok(())
     }
@@ -56,20 +55,18 @@ impl Start {
 pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     const MODULE: &str = "acceptance_logits_naive";
     let mut start = Start::new(case, inputs)?;
-    let &Params { batch, draft_len, dtype, .. } = &start.params;
+    let &Params { batch, draft_len, .. } = &start.params;
     let rows = batch * (2 * draft_len + 1);
     let norms = [start.plan.scratch("norms", DType::F64, &[rows, 2]).into()];
-    let normalize = format!("normalize_{}", dtype.name());
-    start.launch(MODULE, &normalize, (rows.div_ceil(4), 128), &norms)?;
-    let accept = start.accept.clone();
-    start.launch(MODULE, &accept, (batch.div_ceil(32), 32), &norms)?;
+    start.launch(MODULE, "normalize", (rows.div_ceil(4), 128), &norms)?;
+    start.launch(MODULE, "accept", (batch.div_ceil(32), 32), &norms)?;
     Ok(start.plan)
 }
 
 pub(super) fn block(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let mut start = Start::new(case, inputs)?;
-    let (batch, accept) = (start.params.batch, start.accept.clone());
-    start.launch("acceptance_logits_block", &accept, (batch, 512), &[])?;
+    let batch = start.params.batch;
+    start.launch("acceptance_logits_block", "accept", (batch, 512), &[])?;
     Ok(start.plan)
 }
 
@@ -96,7 +93,6 @@ pub(super) fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
         .into_iter()
         .chain([segment, segments].map(|n| Arg::U32(n as u32)))
         .collect();
-    let accept = start.accept.clone();
-    start.launch("acceptance_logits_split", &accept, ((places + batch) * segments, 256), &more)?;
+    start.launch("acceptance_logits_split", "accept", ((places + batch) * segments, 256), &more)?;
     Ok(start.plan)
 }

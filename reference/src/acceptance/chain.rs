@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::distributions::{Draws, Mass, Relation, argmax, band};
 use super::distributions::{
-    Pairs, check_vocabulary, integers, inverse_cdf, reals, sampled, uniform,
+    Pairs, check_vocabulary, integers, inverse_cdf, reals, sampled, uniforms,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -264,12 +264,8 @@ pub(crate) fn with_drafts(
     draws: Draws,
     draw: &mut Draw,
 ) -> Tensors {
-    let mut uniforms = |shape: &[usize]| {
-        let count = shape.iter().product();
-        let values = (0..count).map(|_| uniform(draws, draw)).collect();
-        Tensor::new(shape, Data::F32(values))
-    };
-    let (accept, sample) = (uniforms(&[batch, draft_len]), uniforms(&[batch]));
+    let accept = uniforms(&[batch, draft_len], draws, draw);
+    let sample = uniforms(&[batch], draws, draw);
     inputs
         .with("draft_tokens", Tensor::new(&[batch, draft_len], Data::I32(tokens)))
         .with("draft_lengths", Tensor::new(&[batch], Data::I32(lengths)))

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chain::{Lengths, with_drafts},
-    distributions::{Draws, Mass, Pairs, Relation, check_vocabulary, integers, inverse_cdf, reals},
+    distributions::{
+        Draws, Mass, Pairs, Relation, argmax, check_vocabulary, integers, inverse_cdf, reals,
+    },
     emitted::{Emitted, Ending},
     softmax::{Softmax, logits_at},
     weights::{Scalar, Weights},
@@ -273,11 +275,6 @@ impl Row<'_> {
         };
         Ending { count, token, others }
     }
-}
-
-/// Index of the largest value, the lowest among equals.
-fn argmax(values: &[f64]) -> usize {
-    (0..values.len()).fold(0, |best, t| if values[t] > values[best] { t } else { best })
 }
 
 /// Logits of the target [batch, draft_len + 1, vocab] and of the draft [batch, draft_len, vocab]: the logarithms of

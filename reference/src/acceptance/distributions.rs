@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     draw::Draw,
-    tensor::{DType, Data, Tensors},
+    tensor::{DType, Data, Tensor, Tensors},
 };
 
 /// How one distribution spreads its mass over the vocabulary.
@@ -153,6 +153,12 @@ pub(crate) fn uniform(draws: Draws, draw: &mut Draw) -> f32 {
     step as f32 / STEPS as f32
 }
 
+/// An f32 tensor of uniforms.
+pub(crate) fn uniforms(shape: &[usize], draws: Draws, draw: &mut Draw) -> Tensor {
+    let values = (0..shape.iter().product()).map(|_| uniform(draws, draw)).collect();
+    Tensor::new(shape, Data::F32(values))
+}
+
 /// Relative width of the band about the threshold u·Z within which a kernel's rounding may decide.
 ///
 /// A kernel forms w in f32 (one rounding, which keeps its sign) and adds the non-negative w in f32 in any
@@ -201,7 +207,7 @@ pub(crate) fn located(
 }
 
 /// Index of the largest value, the lowest among equals.
-pub fn argmax(values: &[f32]) -> usize {
+pub fn argmax<T: PartialOrd>(values: &[T]) -> usize {
     (0..values.len()).fold(0, |best, t| if values[t] > values[best] { t } else { best })
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     acceptance::{
         distributions::{
-            Draws, Mass, Pairs, Relation, check_vocabulary, integers, reals, sampled, uniform,
+            Draws, Mass, Pairs, Relation, check_vocabulary, integers, reals, sampled, uniforms,
         },
         weights::Scalar,
     },
@@ -134,21 +134,11 @@ impl Algorithm for Tree {
             (0..batch).map(|_| Topology::draw(params.shape, nodes, draw)).collect();
         let mut tokens = vec![-1; batch * nodes];
         for (row, tree) in trees.iter().enumerate() {
-            for node in 0..tree.len() {
-                let q = &q[(row * nodes + node) * vocab..][..vocab];
-                let children: Vec<usize> = tree.children(node).collect();
-                let drawn = draft_tokens(params.drafts, params.draws, q, children.len(), draw);
-                for (child, token) in children.into_iter().zip(drawn) {
-                    tokens[row * nodes + child] = token as i32;
-                }
-            }
+            let q = |node: usize| &q[(row * nodes + node) * vocab..][..vocab];
+            let own = &mut tokens[row * nodes..][..nodes];
+            draft_tree(tree, (params.drafts, params.draws), q, own, draw);
         }
-        let mut uniforms = |count: usize| {
-            let values: Vec<f32> = (0..count).map(|_| uniform(params.draws, draw)).collect();
-            Data::F32(values)
-        };
-        let (accept, sample) = (uniforms(batch * nodes), uniforms(batch));
-        inputs(params, &trees, [p, q], tokens, [accept, sample])
+        inputs(params, &trees, [p, q], tokens, draw)
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
@@ -185,13 +175,28 @@ impl Algorithm for Tree {
     }
 }
 
-/// The input tensors of a problem: `laws` are p and q, `uniforms` those of nodes and rows.
+/// Draws the token of each node of a tree but the root, from q after its parent.
+pub(super) fn draft_tree<'q>(
+    tree: &Topology,
+    (drafts, draws): (Drafts, Draws),
+    q: impl Fn(usize) -> &'q [f32],
+    tokens: &mut [i32],
+    draw: &mut Draw,
+) {
+    for node in 0..tree.len() {
+        let children: Vec<usize> = tree.children(node).collect();
+        let drawn = draft_tokens(drafts, draws, q(node), children.len(), draw);
+        children.into_iter().zip(drawn).for_each(|(child, token)| tokens[child] = token as i32);
+    }
+}
+
+/// The input tensors of a problem with these p and q; uniforms of nodes and rows are drawn.
 fn inputs(
     params: &Params,
     trees: &[Topology],
     [p, q]: [Vec<f32>; 2],
     tokens: Vec<i32>,
-    [accept, sample]: [Data; 2],
+    draw: &mut Draw,
 ) -> Tensors {
     let &Params { batch, nodes, vocab, .. } = params;
     let mut inputs = Tensors::new()
@@ -202,8 +207,8 @@ fn inputs(
         inputs.insert(name, tensor.clone());
     }
     inputs
-        .with("accept_u", Tensor::new(&[batch, nodes], accept))
-        .with("sample_u", Tensor::new(&[batch], sample))
+        .with("accept_u", uniforms(&[batch, nodes], params.draws, draw))
+        .with("sample_u", uniforms(&[batch], params.draws, draw))
 }
 
 /// What becomes of each row of a problem whose p is `target`, off by up to `errors` (none: not at all) where a kernel
@@ -460,19 +465,10 @@ pub fn repeated(
     let q: Vec<f32> = (0..nodes).flat_map(|node| q_after(node).clone()).collect();
     let mut tokens = vec![-1; batch * nodes];
     for row in tokens.chunks_mut(nodes) {
-        for node in 0..nodes {
-            let children: Vec<usize> = tree.children(node).collect();
-            let drawn = draft_tokens(drafts, Draws::Fair, q_after(node), children.len(), &mut draw);
-            for (child, token) in children.into_iter().zip(drawn) {
-                row[child] = token as i32;
-            }
-        }
+        draft_tree(&tree, (drafts, Draws::Fair), |node| q_after(node), row, &mut draw);
     }
-    let mut uniforms =
-        |count: usize| Data::F32((0..count).map(|_| uniform(Draws::Fair, &mut draw)).collect());
-    let all = [uniforms(batch * nodes), uniforms(batch)];
     let laws = [p.repeat(batch), q.repeat(batch)];
-    let inputs = inputs(&params, &vec![tree; batch], laws, tokens, all);
+    let inputs = inputs(&params, &vec![tree; batch], laws, tokens, &mut draw);
     (params, inputs)
 }
 

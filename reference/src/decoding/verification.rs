@@ -8,11 +8,11 @@ use super::{
     near::{Matrix, Row},
     topology::{self, Shape, Topology},
     transformer::{Block, Sizes},
-    tree::{self, Drafts, draft_tokens},
+    tree::{self, Drafts},
 };
 use crate::{
     acceptance::distributions::{
-        Draws, Mass, Pairs, Relation, check_vocabulary, integers, uniform,
+        Draws, Mass, Pairs, Relation, check_vocabulary, integers, uniforms,
     },
     algorithm::{Algorithm, Work},
     attention::{Known, Lengths, draw_lengths},
@@ -271,12 +271,8 @@ fn drafted(p: &Params, mut inputs: Tensors, draw: &mut Draw) -> Tensors {
     let mut ids = Vec::new();
     for (b, tree) in trees.iter().enumerate() {
         let own = &mut tokens[b * p.nodes..][..p.nodes];
-        for node in 0..tree.len() {
-            let q = &q[(b * p.nodes + node) * p.vocab..][..p.vocab];
-            let children: Vec<usize> = tree.children(node).collect();
-            let drawn = draft_tokens(p.drafts, Draws::Fair, q, children.len(), draw);
-            children.into_iter().zip(drawn).for_each(|(child, token)| own[child] = token as i32);
-        }
+        let q = |node: usize| &q[(b * p.nodes + node) * p.vocab..][..p.vocab];
+        tree::draft_tree(tree, (p.drafts, Draws::Fair), q, own, draw);
         let committed: Vec<i32> = (0..p.window).map(|_| draw.below(p.vocab) as i32).collect();
         for node in 0..p.nodes {
             let path = if node < tree.len() { tree.path(node) } else { Vec::new() };
@@ -284,13 +280,9 @@ fn drafted(p: &Params, mut inputs: Tensors, draw: &mut Draw) -> Tensors {
             ids.extend(p.ids(drafted.chain(committed.iter().copied())));
         }
     }
-    let mut uniforms = |shape: &[usize]| {
-        let all = (0..shape.iter().product()).map(|_| uniform(Draws::Fair, draw));
-        Tensor::new(shape, Data::F32(all.collect()))
-    };
     let of_nodes = [p.batch, p.nodes];
-    inputs.insert("accept_u", uniforms(&of_nodes));
-    inputs.insert("sample_u", uniforms(&[p.batch]));
+    inputs.insert("accept_u", uniforms(&of_nodes, Draws::Fair, draw));
+    inputs.insert("sample_u", uniforms(&[p.batch], Draws::Fair, draw));
     inputs.insert("ids", Tensor::new(&[p.batch, p.nodes, p.window], Data::I32(ids)));
     inputs.insert("draft_tokens", Tensor::new(&of_nodes, Data::I32(tokens)));
     inputs.insert("draft_probs", Tensor::new(&[p.batch, p.nodes, p.vocab], Data::F32(q)));
