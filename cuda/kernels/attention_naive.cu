@@ -4,23 +4,9 @@
 // Plan: scores: one thread a query-key pair. softmax: one block a row, in place. product: one thread an output.
 // Numerics: f32 throughout, expf, soft cap by tanh_of, division by the row's sum at the end.
 // Limits: the scratch grows with seq_q x seq_k; rows are read once per pair and only caches make that bearable.
-#include "attention.cuh"
+#include "attention_rows.cuh"
 
 namespace {
-
-struct Row {
-    i64 b, h, i;
-};
-
-__device__ __forceinline__ Row row_of(i64 row, i64 heads_q, i64 seq_q) {
-    return {row / seq_q / heads_q, row / seq_q % heads_q, row % seq_q};
-}
-
-// Keys of a row of the padded batch: none for padding.
-__device__ __forceinline__ Keys keys_of(Row r, const int* lengths_q, const int* lengths_k, int causal, i64 window) {
-    if (r.i >= lengths_q[r.b]) return {0, 0};
-    return visible((int)r.i, lengths_q[r.b], lengths_k[r.b], causal, (int)window);
-}
 
 template <typename T>
 __device__ void scores(const T* q, const T* k, const int* lengths_q, const int* lengths_k, float* s, i64 batch,
@@ -55,15 +41,6 @@ __device__ void product(const float* p, const T* v, const int* lengths_q, const 
     for (i64 j = keys.begin; j < keys.end; ++j)
         sum = fmaf(p[row * seq_k + j], to_float(values[j * heads_kv * dim]), sum);
     o[((r.b * seq_q + r.i) * heads_q + r.h) * dim + d] = from_float<T>(sum);
-}
-
-// The sum or maximum over a block of 128 threads; `shared` holds 4 floats.
-template <typename Combine> __device__ float block_reduce(float x, float* shared, Combine combine) {
-    for (int offset = 16; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
-    return combine(combine(shared[0], shared[1]), combine(shared[2], shared[3]));
 }
 
 }  // namespace

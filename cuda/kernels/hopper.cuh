@@ -57,6 +57,13 @@ __device__ __forceinline__ void copy_box(u32 to, const TensorMap* map, u32 barri
         : "memory");
 }
 
+__device__ __forceinline__ void copy_box(u32 to, const TensorMap* map, u32 barrier, int v, int w, int x, int y, int z) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];"
+        ::"r"(to), "l"(map), "r"(barrier), "r"(v), "r"(w), "r"(x), "r"(y), "r"(z)
+        : "memory");
+}
+
 // ---- warpgroup products
 
 template <int COUNT> __device__ __forceinline__ void registers_up() {
@@ -87,8 +94,12 @@ __device__ __forceinline__ u64 tile_descriptor(u32 address, u32 leading) {
 // Products of 64 rows and N columns, K = 16. The text names bf16; twins replace it (see cuda/src/ptx.rs).
 // product<N>(c, a, b, add): c = (add ? c : 0) + A B^T, both in shared memory with their 16 values of K contiguous.
 // product<N>(c, a, b, add): the same with A B, A in registers, B in shared memory with its N values contiguous.
+// product_e4m3<N>(c, a, b, add): c = (add ? c : 0) + A B^T, K = 32 contiguous values of 8 bits, A in either place. Sums
+// keep 13 binary places below the largest product of 32, so they are worth taking out and adding in f32.
 template <int N> __device__ __forceinline__ void product(float (&c)[N / 2], u64 a, u64 b, int add);
 template <int N> __device__ __forceinline__ void product(float (&c)[N / 2], const u32 (&a)[4], u64 b, int add = 1);
+template <int N> __device__ __forceinline__ void product_e4m3(float (&c)[N / 2], u64 a, u64 b, int add);
+template <int N> __device__ __forceinline__ void product_e4m3(float (&c)[N / 2], const u32 (&a)[4], u64 b, int add);
 
 // Accumulators as operands: their places in the text of an instruction, and themselves.
 #define PLACES_0_31 \
@@ -118,27 +129,32 @@ template <int N> __device__ __forceinline__ void product(float (&c)[N / 2], cons
 #define REGISTERS_88 REGISTERS_64, REGISTERS_8(64), REGISTERS_8(72), REGISTERS_8(80)
 #define REGISTERS_128 REGISTERS_64, REGISTERS_32(64), REGISTERS_32(96)
 
-#define PRODUCT_OF_SHARED(N, PLACES, REGISTERS, A, B, ADD)                                                             \
-    template <> __device__ __forceinline__ void product<N>(float (&c)[N / 2], u64 a, u64 b, int add) {                 \
+#define PRODUCT_OF_SHARED(NAME, ELEMENTS, SCALES, N, PLACES, REGISTERS, A, B, ADD)                                      \
+    template <> __device__ __forceinline__ void NAME<N>(float (&c)[N / 2], u64 a, u64 b, int add) {                    \
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                                                  \
-                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 "                                       \
-                     "{" PLACES "}, " A ", " B ", p, 1, 1, 0, 0;\n}"                                                   \
+                     "wgmma.mma_async.sync.aligned.m64n" #N ELEMENTS " "                                                   \
+                     "{" PLACES "}, " A ", " B ", p, " SCALES ";\n}"                                                   \
                      : REGISTERS                                                                                       \
                      : "l"(a), "l"(b), "r"(add));                                                                      \
     }
-#define PRODUCT_OF_REGISTERS(N, PLACES, REGISTERS, A, B, ADD)                                                               \
-    template <> __device__ __forceinline__ void product<N>(float (&c)[N / 2], const u32 (&a)[4], u64 b, int add) {              \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                                                       \
-                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 "                                       \
-                     "{" PLACES "}, {" A "}, " B ", p, 1, 1, 1;\n}"                                                    \
+#define PRODUCT_OF_REGISTERS(NAME, ELEMENTS, SCALES, N, PLACES, REGISTERS, A, B, ADD)                                   \
+    template <> __device__ __forceinline__ void NAME<N>(float (&c)[N / 2], const u32 (&a)[4], u64 b, int add) {        \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                                                  \
+                     "wgmma.mma_async.sync.aligned.m64n" #N ELEMENTS " "                                                   \
+                     "{" PLACES "}, {" A "}, " B ", p, " SCALES ";\n}"                                                 \
                      : REGISTERS                                                                                       \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                            \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                  \
     }
-PRODUCT_OF_SHARED(48, PLACES_0_23, REGISTERS_24, "%24", "%25", "%26")
-PRODUCT_OF_SHARED(64, PLACES_0_31, REGISTERS_32(0), "%32", "%33", "%34")
-PRODUCT_OF_SHARED(80, PLACES_0_31 ", " PLACES_32_39, REGISTERS_40, "%40", "%41", "%42")
-PRODUCT_OF_SHARED(128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64", "%65", "%66")
-PRODUCT_OF_SHARED(176, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_87, REGISTERS_88, "%88", "%89", "%90")
-PRODUCT_OF_REGISTERS(64, PLACES_0_31, REGISTERS_32(0), "%32, %33, %34, %35", "%36", "%37")
-PRODUCT_OF_REGISTERS(128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64, %65, %66, %67", "%68", "%69")
-PRODUCT_OF_REGISTERS(256, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_127, REGISTERS_128, "%128, %129, %130, %131", "%132", "%133")
+// Elements, and what follows the operands: their signs and, of 16 bits in shared memory, whether K is not the contiguous one.
+#define OF_BF16 "k16.f32.bf16.bf16"
+#define OF_E4M3 "k32.f32.e4m3.e4m3"
+PRODUCT_OF_SHARED(product, OF_BF16, "1, 1, 0, 0", 48, PLACES_0_23, REGISTERS_24, "%24", "%25", "%26")
+PRODUCT_OF_SHARED(product, OF_BF16, "1, 1, 0, 0", 64, PLACES_0_31, REGISTERS_32(0), "%32", "%33", "%34")
+PRODUCT_OF_SHARED(product, OF_BF16, "1, 1, 0, 0", 80, PLACES_0_31 ", " PLACES_32_39, REGISTERS_40, "%40", "%41", "%42")
+PRODUCT_OF_SHARED(product, OF_BF16, "1, 1, 0, 0", 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64", "%65", "%66")
+PRODUCT_OF_SHARED(product, OF_BF16, "1, 1, 0, 0", 176, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_87, REGISTERS_88, "%88", "%89", "%90")
+PRODUCT_OF_REGISTERS(product, OF_BF16, "1, 1, 1", 64, PLACES_0_31, REGISTERS_32(0), "%32, %33, %34, %35", "%36", "%37")
+PRODUCT_OF_REGISTERS(product, OF_BF16, "1, 1, 1", 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64, %65, %66, %67", "%68", "%69")
+PRODUCT_OF_REGISTERS(product, OF_BF16, "1, 1, 1", 256, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_127, REGISTERS_128, "%128, %129, %130, %131", "%132", "%133")
+PRODUCT_OF_SHARED(product_e4m3, OF_E4M3, "1, 1", 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64", "%65", "%66")
+PRODUCT_OF_REGISTERS(product_e4m3, OF_E4M3, "1, 1", 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64, %65, %66, %67", "%68", "%69")

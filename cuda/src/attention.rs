@@ -11,6 +11,7 @@ use crate::{
 mod backward;
 mod decode;
 mod forward;
+mod fp8;
 
 /// The variants of this vertical, in ladder order.
 pub static VARIANTS: &[Variant] = &[
@@ -84,7 +85,26 @@ pub static VARIANTS: &[Variant] = &[
         deterministic: true,
         plan: decode::tensor_core,
     },
+    Variant {
+        op: "attention.fp8",
+        name: "naive",
+        idea: "all scores in memory, a softmax of each row rounded to e4m3, then the product with V",
+        deterministic: true,
+        plan: fp8::naive,
+    },
+    Variant {
+        op: "attention.fp8",
+        name: "warp_specialized",
+        idea: "8-bit wgmma: keys fetched in the order that the second product wants, its sums kept in f32",
+        deterministic: true,
+        plan: fp8::warp_specialized,
+    },
 ];
+
+/// Blocks of a persistent grid: one a multiprocessor of an H100 or H200. On another number they share or idle.
+const PERSISTENT_BLOCKS: usize = 132;
+/// Heads whose keys and values together stay in the L2 cache are worked on at a time.
+const SECTION_BYTES: usize = 24 << 20;
 
 /// Keys a causal query may look back to when there is no window: beyond every sequence.
 const NO_WINDOW: usize = 1 << 29;

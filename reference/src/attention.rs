@@ -1,4 +1,4 @@
-//! Attention: forward, backward and decoding against a KV cache.
+//! Attention: forward, backward, decoding against a KV cache, and forward on 8-bit floats.
 //!
 //! | notation | meaning |
 //! |---|---|
@@ -45,6 +45,7 @@ use crate::{
 pub mod backward;
 pub mod decode;
 pub mod forward;
+pub mod fp8;
 mod softcap;
 
 use softcap::Score;
@@ -55,6 +56,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::of::<forward::Forward>(),
     Operation::of::<backward::Backward>(),
     Operation::of::<decode::Decode>(),
+    Operation::of::<fp8::Fp8>(),
 ];
 
 /// Which keys a query may see.
@@ -199,6 +201,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// Rows of `width` values, one after the other.
+    pub(crate) fn of(width: usize, values: Vec<f64>) -> Self {
+        Self { values, width }
+    }
+
     pub(crate) fn new(tensor: &Tensor, width: usize, offsets: impl Iterator<Item = usize>) -> Self {
         let mut rows = Self { values: Vec::new(), width };
         rows.append(tensor, offsets);
@@ -253,14 +260,61 @@ pub(crate) fn chain(n: usize, dtype: DType) -> f64 {
     if dtype == DType::F32 { rounded } else { rounded + n / 4.0 }
 }
 
-/// Relative error of a probability that a kernel may round to the storage type.
-fn probability_roundoff(dtype: DType) -> f64 {
-    if dtype == DType::F32 { 0.0 } else { dtype.unit_roundoff() }
+/// How a kernel multiplies and rounds, beside the f32 in which it computes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arithmetic {
+    /// Whose sums [`chain`] describes.
+    operands: DType,
+    /// Factors of a score beyond scale.
+    factors: f64,
+    /// Relative error of a probability that may be rounded for its product with v.
+    probability: f64,
+    /// Absolute error of a tiny probability, where the largest is 1.
+    tiny: f64,
+    /// What each term of a sum may lose, relative to the sum's peak; then roundings of probabilities are taken as independent.
+    cut: f64,
 }
 
-/// Absolute error of a tiny probability: flushed to zero in f32 and bf16, half a subnormal step in f16.
-fn probability_tiny(dtype: DType) -> f64 {
-    if dtype == DType::F16 { (-25f64).exp2() } else { f64::from(f32::MIN_POSITIVE) }
+impl Arithmetic {
+    /// Inputs of a stored type. Probabilities round to it, if it has 16 bits; tiny ones are flushed to zero in f32 and
+    /// bf16, and move half a subnormal step in f16.
+    pub(crate) fn of(dtype: DType) -> Self {
+        Self {
+            operands: dtype,
+            factors: 0.0,
+            probability: if dtype == DType::F32 { 0.0 } else { dtype.unit_roundoff() },
+            tiny: if dtype == DType::F16 { (-25f64).exp2() } else { f64::from(f32::MIN_POSITIVE) },
+            cut: 0.0,
+        }
+    }
+
+    /// e4m3 with scales; see [`fp8::Fp8`].
+    pub(crate) const E4M3: Self = Self {
+        operands: DType::Bf16,
+        factors: 3.0,
+        probability: 1.0 / 16.0,
+        tiny: 1.0 / (1 << 18) as f64,
+        cut: 1.0 / (1 << 13) as f64,
+    };
+
+    /// Error of a sum of `n` products, from their magnitudes and the sum's peak.
+    fn of_product(&self, n: usize, magnitude: f64, peak: f64) -> f64 {
+        U * (chain(n, self.operands) + 4.0 + self.factors) * magnitude + self.of_cuts(n, peak)
+    }
+
+    fn of_cuts(&self, n: usize, peak: f64) -> f64 {
+        let n = n as f64;
+        self.cut * n.min(8.0 * n.sqrt()) * peak
+    }
+}
+
+/// The largest magnitude among terms and partial sums.
+fn peak(terms: impl Iterator<Item = f64>) -> f64 {
+    let mut sum = 0.0f64;
+    terms.fold(0.0, |peak: f64, term| {
+        sum += term;
+        peak.max(term.abs()).max(sum.abs())
+    })
 }
 
 /// What one query gives, with absolute error bounds (storage rounding not included).
@@ -281,22 +335,25 @@ pub(crate) struct Attended {
 /// The log-sum-exp moves by at most `ln Σ P_j e^δ_j`, which is at most the largest δ_j.
 pub(crate) fn attend(
     problem: &Problem,
+    arithmetic: Arithmetic,
     q: &[f64],
     k: &Rows,
     v: &Rows,
     visible: Range<usize>,
 ) -> Attended {
-    let (dim, dtype, n) = (problem.head_dim, problem.dtype, visible.len());
+    let (dim, n) = (problem.head_dim, visible.len());
     if n == 0 {
         let zero = vec![0.0; dim];
         return Attended { o: zero.clone(), o_error: zero, lse: f64::NEG_INFINITY, lse_error: 0.0 };
     }
-    let roundings = U * (chain(dim, dtype) + 4.0);
-    let scores: Vec<Score> = visible
-        .clone()
-        .map(|j| dot(q, k.row(j)))
-        .map(|(sum, all)| problem.score(problem.scale * sum, roundings * problem.scale * all))
-        .collect();
+    let score = |j: usize| {
+        let (sum, magnitude) = dot(q, k.row(j));
+        let cut = arithmetic.cut > 0.0;
+        let peak = if cut { peak(q.iter().zip(k.row(j)).map(|(q, k)| q * k)) } else { 0.0 };
+        let error = arithmetic.of_product(dim, magnitude, peak);
+        problem.score(problem.scale * sum, problem.scale * error)
+    };
+    let scores: Vec<Score> = visible.clone().map(score).collect();
     let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
     let largest = scores.iter().map(|s| s.value.abs()).fold(0.0, f64::max);
     let total: f64 = scores.iter().map(|s| (s.value - max).exp()).sum();
@@ -311,7 +368,7 @@ pub(crate) fn attend(
     let (mut above, mut below, mut delta_max) = (0.0, 0.0, 0.0f64);
     let (mut moved, mut spread) = (vec![0.0; dim], vec![0.0f64; dim]);
     let (mut weighted, mut plain) = (vec![0.0; dim], vec![0.0; dim]);
-    for (j, s) in visible.zip(&scores) {
+    for (j, s) in visible.clone().zip(&scores) {
         let p = (s.value - lse).exp();
         let delta = s.error + U * (8.0 * largest + 4.0 * rises);
         let delta = delta.min(700.0);
@@ -326,13 +383,23 @@ pub(crate) fn attend(
             plain[d] += v.abs();
         }
     }
-    let sums = U * (chain(2 * n, dtype) + 4.0);
+    let sums = U * (chain(2 * n, arithmetic.operands) + 4.0);
     let o_error = (0..dim)
         .map(|d| {
+            let terms =
+                || visible.clone().zip(&scores).map(|(j, s)| (s.value - lse).exp() * v.row(j)[d]);
+            let (rounded, cuts) = if arithmetic.cut > 0.0 {
+                let scattered = terms().map(|term| term * term).sum::<f64>().sqrt();
+                let rounded = weighted[d].min(8.0 * scattered + o[d].abs());
+                (rounded, arithmetic.of_cuts(n, 2.0 * peak(terms())))
+            } else {
+                (weighted[d], 0.0)
+            };
             (moved[d] / below).min(spread[d])
-                + probability_roundoff(dtype) * weighted[d]
-                + probability_tiny(dtype) / total * plain[d]
+                + arithmetic.probability * rounded
+                + arithmetic.tiny / total * plain[d]
                 + sums * (weighted[d] + o[d].abs())
+                + cuts
         })
         .collect();
     let lse_error = above.ln().clamp(0.0, delta_max) + sums + U * (8.0 + 4.0 * lse.abs());

@@ -12,6 +12,7 @@ use touchstone_reference::{
         backward::Params as BackwardParams,
         decode::{Cache, Params as DecodeParams},
         forward::Params as ForwardParams,
+        fp8::Params as Fp8Params,
     },
 };
 
@@ -21,6 +22,7 @@ pub fn strategies() -> Vec<(&'static str, BoxedStrategy<Case>)> {
         ("attention.forward", forward().boxed()),
         ("attention.backward", backward().boxed()),
         ("attention.decode", decode().boxed()),
+        ("attention.fp8", fp8().boxed()),
     ]
 }
 
@@ -135,4 +137,30 @@ pub fn decode() -> impl Strategy<Value = Case> {
             Case::new("attention.decode", &params, seed)
         },
     )
+}
+
+/// Random cases of attention.fp8.
+pub fn fp8() -> impl Strategy<Value = Case> {
+    let lengths = select(vec![Lengths::Full, Lengths::Ragged]);
+    let keys = prop_oneof![3 => (0usize..20).prop_map(|n| 16 * n), 1 => length()];
+    let head_dim = prop_oneof![4 => select(vec![16usize, 64, 96, 128]), 1 => 1usize..140];
+    let dtype = select(vec![DType::F16, DType::Bf16]);
+    ((0usize..=3, length(), keys), heads(), head_dim, mask(), lengths, sd(), dtype, 0u64..1000)
+        .prop_map(|((batch, seq_q, seq_k), heads, head_dim, mask, lengths, sd, dtype, seed)| {
+            let params = Fp8Params {
+                batch,
+                seq_q,
+                seq_k,
+                heads_q: heads.0,
+                heads_kv: heads.1,
+                head_dim,
+                mask: mask.0,
+                window: mask.1,
+                lengths,
+                scale: None,
+                sd,
+                dtype,
+            };
+            Case::new("attention.fp8", &params, seed)
+        })
 }

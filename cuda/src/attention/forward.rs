@@ -5,7 +5,9 @@ use touchstone_reference::{
     attention::{Problem, forward::Params},
 };
 
-use super::{blocks, head_map, kind_of, mask_of, score_of, tile_dim};
+use super::{
+    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, head_map, kind_of, mask_of, score_of, tile_dim,
+};
 use crate::{
     plan::{Arg, BufferId, Plan},
     variant::Unsupported,
@@ -129,10 +131,6 @@ const SHAPES: [Shape; 3] = [
 
 /// One warpgroup copies, the others compute, on Hopper's own instructions.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    // Blocks of a persistent grid: one a multiprocessor of an H100 or H200. On another number they share or idle.
-    const BLOCKS: usize = 132;
-    // Heads whose keys and values together stay in the L2 cache are worked on at a time.
-    const SECTION_BYTES: usize = 24 << 20;
     let problem = case.params::<Params>()?.problem();
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
     if problem.dtype == DType::F32 {
@@ -173,7 +171,7 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
         DType::F16 => "attention_warp_specialized.f16",
         _ => "attention_warp_specialized",
     };
-    let grid = [units.min(BLOCKS), 1, 1];
+    let grid = [units.min(PERSISTENT_BLOCKS), 1, 1];
     plan.launch(module, symbol, grid, [128 * (groups + 1), 1, 1], shared_bytes, &args);
     Ok(plan)
 }

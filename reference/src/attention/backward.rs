@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BUDGET, Known, Mask, Problem, Rows, U, attend, chain, default_scale, dot, one,
-    probability_roundoff, probability_tiny, sample, uncapped,
+    Arithmetic, BUDGET, Known, Mask, Problem, Rows, U, attend, chain, default_scale, dot, one,
+    sample, uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -217,7 +217,7 @@ fn forward_results(p: &Params, inputs: &Tensors, draw: &mut Draw) -> (Vec<f64>, 
             let row = &mut o[problem.query(b, i, h)..][..p.head_dim];
             let lse = &mut lse[bh * p.seq_q + i];
             if let Some((k, v)) = &keys {
-                let attended = attend(&problem, q.row(i), k, v, visible);
+                let attended = attend(&problem, Arithmetic::of(p.dtype), q.row(i), k, v, visible);
                 row.copy_from_slice(&attended.o);
                 *lse = attended.lse;
             } else if n > 0.0 {
@@ -278,7 +278,7 @@ impl Head {
         let factor = delta.min(700.0).exp_m1();
         let (dp, t) = dot(self.d_o.row(i), self.v.row(j));
         let (d, g) = self.d[i];
-        let (rho, tau) = (probability_roundoff(dtype), probability_tiny(dtype));
+        let Arithmetic { probability: rho, tiny: tau, .. } = Arithmetic::of(dtype);
         let w = U * (sums + 2.0) * (t + g);
         let p = (s.value - lse).exp();
         let by_score = p * (dp - d);

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one, sample, uncapped,
+    Arithmetic, Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one,
+    sample, uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -164,7 +165,7 @@ impl Algorithm for Decode {
             let k = Rows::new(inputs.tensor("k"), p.head_dim, (0..keys).map(row));
             let v = Rows::new(inputs.tensor("v"), p.head_dim, (0..keys).map(row));
             for i in queries {
-                let attended = attend(&problem, q.row(i), &k, &v, 0..keys);
+                let attended = attend(&problem, Arithmetic::of(p.dtype), q.row(i), &k, &v, 0..keys);
                 o.row(bh * p.head_dim, &attended.o, &attended.o_error);
                 lse.row(bh, &[attended.lse], &[attended.lse_error]);
             }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Known, Lengths, Mask, Problem, attend, default_scale, draw_lengths, one, sample, uncapped,
+    Arithmetic, Known, Lengths, Mask, Problem, attend, default_scale, draw_lengths, one, sample,
+    uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -134,7 +135,7 @@ impl Algorithm for Forward {
             let v = problem.key_rows(inputs.tensor("v"), b, h / problem.group());
             for i in rows {
                 let visible = problem.visible(i, lengths[b].0, lengths[b].1);
-                let row = attend(&problem, q.row(i), &k, &v, visible);
+                let row = attend(&problem, Arithmetic::of(p.dtype), q.row(i), &k, &v, visible);
                 o.row(problem.query(b, i, h), &row.o, &row.o_error);
                 lse.row(bh * p.seq_q + i, &[row.lse], &[row.lse_error]);
             }
@@ -161,7 +162,7 @@ impl Algorithm for Forward {
 }
 
 /// Queries and keys of each batch element.
-fn lengths(inputs: &Tensors) -> Vec<(usize, usize)> {
+pub(super) fn lengths(inputs: &Tensors) -> Vec<(usize, usize)> {
     let queries = inputs.tensor("lengths_q").to_i64();
     let keys = inputs.tensor("lengths_k").to_i64();
     queries.iter().zip(keys).map(|(&q, k)| (q as usize, k as usize)).collect()

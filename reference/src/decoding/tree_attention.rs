@@ -6,7 +6,8 @@ use super::candidates::{Tree, line};
 use crate::{
     algorithm::{Algorithm, Work},
     attention::{
-        Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one, sample,
+        Arithmetic, Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one,
+        sample,
     },
     draw::Draw,
     expected::Outputs,
@@ -172,7 +173,14 @@ impl Algorithm for TreeAttention {
                 let path = line(parents, i as i64);
                 k.append(inputs.tensor("k_tree"), path.iter().map(|&node| of_tree(node)));
                 v.append(inputs.tensor("v_tree"), path.iter().map(|&node| of_tree(node)));
-                let attended = attend(&problem, q.row(0), &k, &v, 0..length + path.len());
+                let attended = attend(
+                    &problem,
+                    Arithmetic::of(p.dtype),
+                    q.row(0),
+                    &k,
+                    &v,
+                    0..length + path.len(),
+                );
                 k.truncate(length);
                 v.truncate(length);
                 o.row(query * p.head_dim, &attended.o, &attended.o_error);

@@ -153,6 +153,26 @@ impl Format {
         }
     }
 
+    /// The reverse of [`Format::decode8`], of a number or infinity.
+    ///
+    /// # Panics
+    /// If an 8-bit format has no such value.
+    pub fn encode8(self, value: f64) -> u8 {
+        let mantissa_bits = self.mantissa_bits();
+        let exponent = ((value.abs().to_bits() >> 52) as i32 - 1023).max(self.min_exponent() - 1);
+        let step = 2f64.powi(exponent.max(self.min_exponent()) - mantissa_bits);
+        let steps = if value.is_infinite() { 0.0 } else { value.abs() / step };
+        let field = (exponent - self.min_exponent() + 1).min((1 << (7 - mantissa_bits)) - 1) as u8;
+        let bits = (field << mantissa_bits) | (steps as u8 & self.mask());
+        let bits = bits | u8::from(value.is_sign_negative()) << 7;
+        assert_eq!(
+            self.decode8(bits).to_bits(),
+            value.to_bits(),
+            "{value} is no value of {self:?}"
+        );
+        bits
+    }
+
     fn mask(self) -> u8 {
         (1 << self.mantissa_bits()) - 1
     }
@@ -176,10 +196,7 @@ impl Format {
             Self::F32 | Self::Tf32 => (value as f32).to_le_bytes().to_vec(),
             Self::F16 => f16::from_f64(value).to_le_bytes().to_vec(),
             Self::Bf16 => bf16::from_f64(value).to_le_bytes().to_vec(),
-            Self::E4m3 | Self::E5m2 => {
-                let same = |bits: &u8| self.decode8(*bits).to_bits() == value.to_bits();
-                vec![(0..=u8::MAX).find(same).expect("a value of the format")]
-            }
+            Self::E4m3 | Self::E5m2 => vec![self.encode8(value)],
         }
     }
 }
@@ -198,6 +215,15 @@ mod tests {
         assert_eq!(Format::E5m2.decode8(0x7b), 57_344.0);
         assert_eq!(Format::E5m2.decode8(0xfc), f64::NEG_INFINITY);
         assert_eq!(Format::E5m2.decode8(0x81), -(2f64.powi(-16)));
+    }
+
+    #[test]
+    fn encoding_is_the_reverse_of_decoding() {
+        for format in [Format::E4m3, Format::E5m2] {
+            for bits in (0..=u8::MAX).filter(|&bits| !format.decode8(bits).is_nan()) {
+                assert_eq!(format.encode8(format.decode8(bits)), bits, "{format:?} {bits:#x}");
+            }
+        }
     }
 
     #[test]
