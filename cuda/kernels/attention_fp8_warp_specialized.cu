@@ -1,11 +1,10 @@
 // Idea: the warp-specialized forward on 8-bit tensor cores, twice as fast as 16-bit ones. What those take in one order
 //   only is laid out on the way in, and what they add too coarsely is added outside.
-// Source: Shah et al. 2024 (FlashAttention-3), section 3.3, for per-block scales; the order of keys and the sums in f32
-//   are ours.
+// Source: Shah et al. 2024 (FlashAttention-3), section 3.3, for per-block scales; Zhang et al. 2024 (SageAttention2,
+//   arXiv 2411.10958) for sums with V in two levels; the order of keys is ours.
 // Shapes: see attention.cuh; q, k: e4m3, v: e4m3 [batch, heads_kv, head_dim, seq_k]; scales: f32 [batch, heads, blocks of
 //   128]; head_dim a multiple of 16 up to 128, seq_k one of 16.
-// Plan: as attention_warp_specialized.cu: one thread copies, two warpgroups own 64 queries each and take turns at the
-//   tensor cores. 8-bit operands have K contiguous: V comes transposed, so its rows are keys' values of one d.
+// Plan: as attention_warp_specialized.cu, without turns: one thread copies, two warpgroups own 64 queries each. 8-bit operands have K contiguous: V comes transposed, so its rows are keys' values of one d.
 //   A thread's scores are columns 2t, 2t+1 of every 8 (t = lane % 4), but as operand of the product with V it holds four
 //   values side by side, 4t to 4t+3 of every 16. So the copy engine lays out K with the keys 4t + 2h + e in rows
 //   8h + 2t + e: then the scores that a thread has are those of the keys it needs, and nothing is exchanged.
@@ -157,18 +156,15 @@ __device__ __forceinline__ void clear_behind(u32 v_tile, int end, int thread) {
     }
 }
 
-// Adds a tile's part to what was summed before, and makes both relative to the new maximum.
+// Adds a tile's part to what was summed before, and makes both relative to the new maximum, which seldom changes.
 __device__ __forceinline__ void gather(float (&o)[S::DIM / 2], const float (&part)[S::DIM / 2], const float (&shrink)[2],
                                        float v_scale) {
+    if (__any_sync(0xffffffffu, shrink[0] != 1.f || shrink[1] != 1.f))
+#pragma unroll
+        for (int x = 0; x < S::DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
     const float weight[2] = {shrink[0] * v_scale, shrink[1] * v_scale};
 #pragma unroll
-    for (int x = 0; x < S::DIM / 2; ++x) o[x] = fmaf(part[x], weight[x / 2 % 2], o[x] * shrink[x / 2 % 2]);
-}
-
-// The unit once more: what is asked for seldom would take registers that the products need.
-__device__ __forceinline__ Work work_again(int index, const Sizes& n) {
-    asm volatile("" : "+r"(index));
-    return work_at<S>(index, n);
+    for (int x = 0; x < S::DIM / 2; ++x) o[x] = fmaf(part[x], weight[x / 2 % 2], o[x]);
 }
 
 // A computing warpgroup.
@@ -180,9 +176,6 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, T* out
         if (lane == 0) barrier_arrive(barrier);
     };
     u32 round = 0, tile = 0;
-    // Whose turn it is at the tensor cores: barrier 1 + g lets group g in.
-    if (group == S::GROUPS - 1) named_arrive(1, 256);
-    const int next_group = group == S::GROUPS - 1 ? 0 : group + 1;
 #pragma unroll 1
     for (int index = blockIdx.x; index < units; index += gridDim.x) {
         const Work work = work_at<S>(index, n);
@@ -201,11 +194,10 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, T* out
             const float q_factor = scale * LOG2_E * scales.q[(work.b * n.heads_q + work.h) * q_blocks + work.i0 / S::QUERIES];
             const auto soften_tile = [&](int j) {
                 if ((j + 1) * S::KEYS > all_end || j * S::KEYS < all_begin) {
-                    const Work again = work_again(index, n);
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
-                        const int at = again.i0 + warp_row + half * 8 + lane / 4, start = j * S::KEYS + lane % 4 * 4;
-                        const Keys seen = visible(at, again.queries, again.keys, n.causal, n.window);
+                        const int at = i + half * 8 + lane / 4, start = j * S::KEYS + lane % 4 * 4;
+                        const Keys seen = visible(at, work.queries, work.keys, n.causal, n.window);
                         hide(s, half, seen.begin - start, seen.end - start);
                     }
                 }
@@ -233,12 +225,10 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, T* out
             for (; --j >= work.first; ++tile) {
                 const u32 now = tile % STAGES, next = (tile + 1) % STAGES;
                 barrier_wait(shared + S::K_FULL + 8 * next, (tile + 1) / STAGES & 1);
-                named_sync(1 + group, 256);
                 product_begin();
                 begin_scores(s, q_rows, shared + S::K + next * S::TILE);
                 barrier_wait(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
                 begin_gather(part, p, shared + S::V + now * S::TILE);
-                named_arrive(1 + next_group, 256);
                 product_wait<1>();
                 product_done(s);
                 leave(shared + S::K_FREE + 8 * next);
@@ -262,9 +252,8 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, T* out
             named_sync(5 + group, 128);  // all of the warpgroup have read their queries
         }
         row.max[0] -= PEAK_BITS, row.max[1] -= PEAK_BITS;
-        const Work again = work_again(index, n);
-        finish<S>(o, row, q_tile + warp_row * ROW, out, lse, again, n, again.i0 + warp_row, lane, 1.f);
-        if (again.count > 0) {
+        finish<S>(o, row, q_tile + warp_row * ROW, out, lse, work, n, i, lane, 1.f);
+        if (work.count > 0) {
             order_for_engines();
             __syncwarp();
             leave(shared + S::Q_FREE + 8 * slot);
@@ -284,7 +273,7 @@ extern "C" __global__ void __launch_bounds__(128 * (S::GROUPS + 1), 1) forward_d
     const u32 shared = begin_shared<S, STAGES>();
     const int units = (n.seq_q + S::QUERIES - 1) / S::QUERIES * n.batch * n.heads_q;
     if (threadIdx.x < 128) {
-        registers_down<32>();
+        registers_down<24>();
         if (threadIdx.x == 0) produce(shared, &q, &k, &v, n, units);
     } else {
         registers_up<240>();

@@ -37,6 +37,11 @@ pub enum Rounding {
     Stochastic,
 }
 
+/// 2^exponent, of a normal f64: tensors of millions of numbers are rounded, and `powi` takes its time.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
 impl Format {
     /// Bits of mantissa, the hidden one not counted.
     pub const fn mantissa_bits(self) -> i32 {
@@ -127,7 +132,7 @@ impl Format {
         }
         // The exponent of an f64 below its smallest normal is below that of all other formats.
         let exponent = ((x.to_bits() >> 52) as i32 - 1023).max(self.min_exponent());
-        let step = 2f64.powi(exponent - self.mantissa_bits());
+        let step = power_of_two(exponent - self.mantissa_bits());
         let steps = x / step;
         let whole = steps.floor();
         let away = match rounding {
@@ -144,7 +149,7 @@ impl Format {
         let mantissa_bits = self.mantissa_bits();
         let (exponent, mantissa) = (i32::from(bits & 0x7f) >> mantissa_bits, bits & self.mask());
         let sign = if bits & 0x80 == 0 { 1.0 } else { -1.0 };
-        let step = 2f64.powi(exponent.max(1) - 1 + self.min_exponent() - mantissa_bits);
+        let step = power_of_two(exponent.max(1) - 1 + self.min_exponent() - mantissa_bits);
         let hidden = if exponent == 0 { 0 } else { 1u8 << mantissa_bits };
         match (self, bits & 0x7f) {
             (Self::E4m3, 0x7f) | (Self::E5m2, 0x7d..) => f64::NAN,
@@ -160,7 +165,7 @@ impl Format {
     pub fn encode8(self, value: f64) -> u8 {
         let mantissa_bits = self.mantissa_bits();
         let exponent = ((value.abs().to_bits() >> 52) as i32 - 1023).max(self.min_exponent() - 1);
-        let step = 2f64.powi(exponent.max(self.min_exponent()) - mantissa_bits);
+        let step = power_of_two(exponent.max(self.min_exponent()) - mantissa_bits);
         let steps = if value.is_infinite() { 0.0 } else { value.abs() / step };
         let field = (exponent - self.min_exponent() + 1).min((1 << (7 - mantissa_bits)) - 1) as u8;
         let bits = (field << mantissa_bits) | (steps as u8 & self.mask());
