@@ -21,11 +21,21 @@
 namespace {
 
 // What lies where in shared memory, in bytes from its 1024-aligned start: the block's K and V, `STAGES` tiles of Q and dO,
-// two of dS^T (as one is read the next is written), base and delta of queries, barriers.
+// two of dS^T (as one is read the next is written), base and delta of queries, barriers. Enumerated, not constexpr: those
+// become variables of the PTX.
 constexpr int STAGES = 3;
-constexpr u32 TILE = QUERIES * DIM * 2, DS_TILE = OWN * QUERIES * 2;
-constexpr u32 FIRST = 0, SECOND = OWN_TILE, PAIRS = 2 * OWN_TILE, DS = PAIRS + STAGES * 2 * TILE, STATS = DS + 2 * DS_TILE;
-constexpr u32 FULL = STATS + STAGES * QUERIES * 8, FREE = FULL + 8 * STAGES, OWN_FULL = FREE + 8 * STAGES;
+enum : u32 {
+    TILE = QUERIES * DIM * 2,
+    DS_TILE = OWN * QUERIES * 2,
+    FIRST = 0,
+    SECOND = OWN_TILE,
+    PAIRS = 2 * OWN_TILE,
+    DS = PAIRS + STAGES * 2 * TILE,
+    STATS = DS + 2 * DS_TILE,
+    FULL = STATS + STAGES * QUERIES * 8,
+    FREE = FULL + 8 * STAGES,
+    OWN_FULL = FREE + 8 * STAGES,
+};
 constexpr int SUM_TILE = QUERIES * DIM, SUM_GROUP = 128 * 4;  // f32 values
 
 // c = (add ? c : 0) + A B of 64 rows, N columns and K = 16, both in shared memory, B with its N values contiguous; A with
@@ -53,6 +63,18 @@ __device__ __forceinline__ void begin_scores(float (&s)[QUERIES / 2], u64 own_ro
     product_commit();
 }
 
+// A soft cap on a tile of scores, 8 of which are written out and come round: written out for all it is a seventh of the PTX.
+__device__ __forceinline__ void squeeze_all(float (&s)[QUERIES / 2], float squeeze) {
+#pragma unroll 1
+    for (int round = 0; round < QUERIES / 16; ++round) {
+        float squeezed[8];
+#pragma unroll
+        for (int x = 0; x < 8; ++x) squeezed[x] = tanh_of(s[x], squeeze);
+#pragma unroll
+        for (int x = 0; x < QUERIES / 2; ++x) s[x] = x < QUERIES / 2 - 8 ? s[x + 8] : squeezed[x - (QUERIES / 2 - 8)];
+    }
+}
+
 // Probabilities, rounded off in p and times the slope of a soft cap in s, where the scores were.
 template <bool CAPPED>
 __device__ __forceinline__ void soften(float (&s)[QUERIES / 2], u32 (&p)[QUERIES / 16][4], float factor, u32 bases) {
@@ -75,10 +97,17 @@ __device__ __forceinline__ void soften(float (&s)[QUERIES / 2], u32 (&p)[QUERIES
     }
 }
 
-// Score gradients s (dp - delta), rounded off to a warp's 16 rows of a tile (chunks of 16 bytes, swizzled by row).
+// Puts the k-th 16 columns of a warp's 16 rows, as they lie in its accumulators (chunks of 16 bytes, swizzled by row).
+__device__ __forceinline__ void put_columns(u32 rows, int k, const u32 (&two)[4], int lane) {
+    const u32 to = rows + lane % 16 * ROW + (lane / 16 ^ lane % 8) * 16;
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"((to ^ k % 4 * 32) + k / 4 * (OWN * ROW)),
+                 "r"(two[0]), "r"(two[1]), "r"(two[2]), "r"(two[3])
+                 : "memory");
+}
+
+// Score gradients s (dp - delta), rounded off to a warp's 16 rows of a tile.
 __device__ __forceinline__ void put_gradients(const float (&s)[QUERIES / 2], const float (&dp)[QUERIES / 2], u32 deltas,
                                               u32 rows, int lane) {
-    const u32 to = rows + lane % 16 * ROW + (lane / 16 ^ lane % 8) * 16;
 #pragma unroll
     for (int k = 0; k < QUERIES / 16; ++k) {
         u32 two[4];
@@ -92,9 +121,18 @@ __device__ __forceinline__ void put_gradients(const float (&s)[QUERIES / 2], con
                 two[c * 2 + half] = Pair<T>::pack(s[x] * (dp[x] - delta[0]), s[x + 1] * (dp[x + 1] - delta[1]));
             }
         }
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to ^ k * 32), "r"(two[0]),
-                     "r"(two[1]), "r"(two[2]), "r"(two[3])
-                     : "memory");
+        put_columns(rows, k, two, lane);
+    }
+}
+
+// Sums of a warp's 16 rows, rounded off to shared memory that is its own by now.
+__device__ __forceinline__ void put_sums(const float (&sum)[DIM / 2], float factor, u32 rows, int lane) {
+#pragma unroll
+    for (int k = 0; k < DIM / 16; ++k) {
+        u32 two[4];
+#pragma unroll
+        for (int x = 0; x < 4; ++x) two[x] = Pair<T>::pack(sum[k * 8 + x * 2] * factor, sum[k * 8 + x * 2 + 1] * factor);
+        put_columns(rows, k, two, lane);
     }
 }
 
@@ -155,16 +193,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         begin_scores(dp, v_rows, tile_descriptor(pair_at(turn) + TILE, 16));
     };
     const auto probabilities = [&](u32 turn) {
-        if (squeeze != 0.f)
-#pragma unroll
-            for (int x = 0; x < QUERIES / 2; ++x) s[x] = tanh_of(s[x], squeeze);
+        if (squeeze != 0.f) squeeze_all(s, squeeze);
         const int i0 = tile * QUERIES;
         if (i0 < all_begin || i0 + QUERIES > all_end)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const int key = j + half * 8 + lane / 4;
-                const Keys seeing = key < seq_k ? n.seeing(key) : Keys{0, 0};
-                hide<QUERIES>(s, half, seeing.begin - i0 - lane % 4 * 2, seeing.end - i0 - lane % 4 * 2);
+                // As n.seeing(key), in arithmetic, for branches would double what they lead to.
+                const int key = j + half * 8 + lane / 4, first = causal * (key - (seq_k - seq_q)), here = i0 + lane % 4 * 2;
+                hide<QUERIES>(s, half, first - here, (key < seq_k ? min(seq_q, first + window) : 0) - here);
             }
         if (squeeze != 0.f)
             soften<true>(s, p, factor, stats_at(turn, 0));
@@ -221,8 +257,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     named_sync(3, THREADS - 128);  // both warpgroups have read K
     const i64 stride = (i64)heads_kv * dim, row = ((i64)place.b * seq_k + j) * stride + (i64)place.head * dim;
     const u32 own_rows = shared + (own * 64 + warp_row) * ROW;
-    put_rows(dk_sum, slope, own_rows + FIRST, dk + row, stride, seq_k - j, dim, lane);
-    put_rows(dv_sum, 1.f, own_rows + SECOND, dv + row, stride, seq_k - j, dim, lane);
+    put_sums(dk_sum, slope, own_rows + FIRST, lane);
+    put_sums(dv_sum, 1.f, own_rows + SECOND, lane);
+    __syncwarp();
+#pragma unroll 1
+    for (int at = lane; at < 2 * 16 * (DIM / 8); at += 32) {
+        const int c = at % (DIM / 8), r = at / (DIM / 8) % 16, which = at / (16 * (DIM / 8));
+        uint4 x;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                     : "r"(own_rows + which * (SECOND - FIRST) + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
+                     : "memory");
+        if (r < seq_k - j && c * 8 < dim) *(uint4*)((which ? dv : dk) + row + r * stride + c * 8) = x;
+    }
 }
 
 // A block a tile of queries of a head: a thread has 8 values of two rows, 8 apart, which lie together in `sum`.
