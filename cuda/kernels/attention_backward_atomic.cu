@@ -136,6 +136,13 @@ __device__ __forceinline__ void put_sums(const float (&sum)[DIM / 2], float fact
     }
 }
 
+// Which keys of which head a block owns: those of a head at the same time, for which its queries and dQ stay in the L2
+// cache, and those that most queries see first.
+__device__ __forceinline__ Place place_in_turn(const Sizes& n) {
+    const u32 tiles = (n.seq_k + OWN - 1) / OWN, bh = blockIdx.x / tiles;
+    return {(int)(bh / n.heads_kv), (int)(bh % n.heads_kv), (int)(blockIdx.x % tiles) * OWN};
+}
+
 // Adds a thread's part of a tile of dQ.
 __device__ __forceinline__ void add_up(float* to, const float (&sum)[DIM / 4]) {
 #pragma unroll
@@ -154,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                int heads_kv, int dim, int causal, int window, float scale, float squeeze, float slope) {
     const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale, squeeze, slope};
     const u32 shared = begin_block<STAGES, FULL, FREE, OWN_FULL>();
-    const Place place = key_place(n);
+    const Place place = place_in_turn(n);
     const Keys tiles = query_tiles(n, place.j0);
     if (threadIdx.x < 128) {
         registers_down<24>();
