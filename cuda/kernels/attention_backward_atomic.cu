@@ -5,11 +5,11 @@
 //   dQ, zeros at first, [batch, heads_q, tiles of 64 queries, 16 groups of 8 values, 128 threads, 4]; head_dim a multiple
 //   of 8 up to 128, f16 or bf16.
 // Plan: a block of 3 warpgroups. Two own 64 keys each, whose K and V stay in shared memory, and walk together over tiles
-//   of 64 queries of every head of the group, which warpgroup 0 fetches. S^T = K Q^T and dP^T = V dO^T leave P^T in
-//   registers, where it is the left operand of dV += P^T dO, and dS^T in shared memory, where it is that of dK += dS^T Q
-//   and, read across, of dQ = dS K over the keys of both: each warpgroup has half of the head's values of that, and adds
-//   them to memory as they lie in its registers, 16 bytes a thread. The next tile's scores are begun before. A second
-//   kernel puts dQ in order, scales and rounds it.
+//   of 64 queries of every head of the group, which warpgroup 0 fetches. S^T = K Q^T and dP^T = V dO^T leave P^T
+//   and dS^T in the registers of the warpgroup, where they are the left operands of dV += P^T dO and dK += dS^T Q. dS^T
+//   goes to shared memory too: read across, that of both warpgroups is the left operand of dQ = dS K, of which each has
+//   half of the head's values and adds them to memory as they lie in its registers, 16 bytes a thread, while the tensor
+//   cores sum dK. A second kernel puts dQ in order, scales and rounds it.
 // Numerics: f32 sums, those of dQ over tiles of 128 keys in the order of arrival; a soft cap by tanh_of; probabilities and
 //   score gradients are rounded to the storage type for the second products.
 // Limits: dQ once more in f32, of 128 values a head, which is cleared, added to and read. Heads of 64 take as long as of 128.
@@ -38,18 +38,15 @@ enum : u32 {
 };
 constexpr int SUM_TILE = QUERIES * DIM, SUM_GROUP = 128 * 4;  // f32 values
 
-// c = (add ? c : 0) + A B of 64 rows, N columns and K = 16, both in shared memory, B with its N values contiguous; A with
-// its 16 values of K contiguous (product_rows) or its 64 rows (product_across).
-#define PRODUCT_OF_TILES(NAME, N, PLACES, REGISTERS, A, B, ADD, ACROSS)                                                \
-    __device__ __forceinline__ void NAME(float (&c)[N / 2], u64 a, u64 b, int add) {                                   \
-        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " ADD ", 0;\n"                                                  \
-                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 "                                       \
-                     "{" PLACES "}, " A ", " B ", p, 1, 1, " #ACROSS ", 1;\n}"                                         \
-                     : REGISTERS                                                                                       \
-                     : "l"(a), "l"(b), "r"(add));                                                                      \
-    }
-PRODUCT_OF_TILES(product_rows, 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64", "%65", "%66", 0)
-PRODUCT_OF_TILES(product_across, 64, PLACES_0_31, REGISTERS_32(0), "%32", "%33", "%34", 1)
+// c = (add ? c : 0) + A B of 64 rows, 64 columns and K = 16, both in shared memory, A with its rows contiguous, B with its
+// columns.
+__device__ __forceinline__ void product_across(float (&c)[32], u64 a, u64 b, int add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{" PLACES_0_31 "}, %32, %33, p, 1, 1, 1, 1;\n}"
+                 : REGISTERS_32(0)
+                 : "l"(a), "l"(b), "r"(add));
+}
 
 // Where a descriptor's tile begins, `bytes` further.
 __device__ __forceinline__ u64 further(u64 descriptor, u32 bytes) { return descriptor + (bytes >> 4); }
@@ -105,12 +102,11 @@ __device__ __forceinline__ void put_columns(u32 rows, int k, const u32 (&two)[4]
                  : "memory");
 }
 
-// Score gradients s (dp - delta), rounded off to a warp's 16 rows of a tile.
-__device__ __forceinline__ void put_gradients(const float (&s)[QUERIES / 2], const float (&dp)[QUERIES / 2], u32 deltas,
-                                              u32 rows, int lane) {
+// Score gradients s (dp - delta), rounded off, and put to a warp's 16 rows of a tile too.
+__device__ __forceinline__ void put_gradients(u32 (&ds)[QUERIES / 16][4], const float (&s)[QUERIES / 2],
+                                              const float (&dp)[QUERIES / 2], u32 deltas, u32 rows, int lane) {
 #pragma unroll
     for (int k = 0; k < QUERIES / 16; ++k) {
-        u32 two[4];
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
             float delta[2];
@@ -118,10 +114,10 @@ __device__ __forceinline__ void put_gradients(const float (&s)[QUERIES / 2], con
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int x = (k * 2 + c) * 4 + half * 2;
-                two[c * 2 + half] = Pair<T>::pack(s[x] * (dp[x] - delta[0]), s[x + 1] * (dp[x + 1] - delta[1]));
+                ds[k][c * 2 + half] = Pair<T>::pack(s[x] * (dp[x] - delta[0]), s[x + 1] * (dp[x + 1] - delta[1]));
             }
         }
-        put_columns(rows, k, two, lane);
+        put_columns(rows, k, ds[k], lane);
     }
 }
 
@@ -180,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     // Queries that see every key of this warp; none where it has rows behind the last key, which must count as unseen.
     const int all_begin = n.seeing(min(j + 15, seq_k - 1)).begin, all_end = j + 15 < seq_k ? n.seeing(j).end : 0;
     float dk_sum[DIM / 2], dv_sum[DIM / 2], s[QUERIES / 2], dp[QUERIES / 2], dq[DIM / 4];
-    u32 p[QUERIES / 16][4];
+    u32 p[QUERIES / 16][4], ds[QUERIES / 16][4];
     const u64 k_rows = tile_descriptor(shared + FIRST + own * 64 * ROW, 16);
     const u64 v_rows = tile_descriptor(shared + SECOND + own * 64 * ROW, 16);
     const u64 k_across = tile_descriptor(shared + FIRST + own * (OWN * ROW), 16);
@@ -193,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto stats_at = [&](u32 turn, int which) {
         return shared + STATS + ((turn % STAGES * 2 + which) * QUERIES + lane % 4 * 2) * 4;
     };
+    const auto wait_for = [&](u32 turn) { barrier_wait(shared + FULL + 8 * (turn % STAGES), turn / STAGES & 1); };
     const auto begin = [&](u32 turn) {
-        barrier_wait(shared + FULL + 8 * (turn % STAGES), turn / STAGES & 1);
         product_begin();
         begin_scores(s, k_rows, tile_descriptor(pair_at(turn), 16));
         begin_scores(dp, v_rows, tile_descriptor(pair_at(turn) + TILE, 16));
@@ -214,53 +210,51 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         else
             soften<false>(s, p, factor, stats_at(turn, 0));
     };
-    const auto begin_dv = [&](u32 turn) {
-        const u64 gradients = tile_descriptor(pair_at(turn) + TILE, QUERIES * ROW);
-        product_begin();
+    // Starts sum += A B, A in registers, B a tile of queries.
+    const auto begin_sum = [](float (&sum)[DIM / 2], const u32 (&a)[QUERIES / 16][4], u32 queries) {
 #pragma unroll
-        for (int at = 0; at < QUERIES; at += 16) product<DIM>(dv_sum, p[at / 16], further(gradients, at * ROW));
+        for (int at = 0; at < QUERIES; at += 16)
+            product<DIM>(sum, a[at / 16], further(tile_descriptor(queries, QUERIES * ROW), at * ROW));
         product_commit();
     };
-    // What a turn's score gradients, which both warpgroups have put, are to dQ and dK.
-    const auto begin_dq_dk = [&](u32 turn) {
-        const u32 ds = shared + DS + turn % 2 * DS_TILE;
-        const u64 across = tile_descriptor(ds, 16), rows = tile_descriptor(ds + own * (64 * ROW), 16);
-        const u64 queries = tile_descriptor(pair_at(turn), QUERIES * ROW);
-        product_begin();
+    // Starts what a turn's score gradients, which both warpgroups have put, are to dQ.
+    const auto begin_dq = [&](u32 turn) {
+        const u64 across = tile_descriptor(shared + DS + turn % 2 * DS_TILE, 16);
 #pragma unroll
         for (int at = 0; at < OWN; at += 16) product_across(dq, further(across, at * ROW), further(k_across, at * ROW), at > 0);
-        product_commit();
-#pragma unroll
-        for (int at = 0; at < QUERIES; at += 16) product_rows(dk_sum, further(rows, at * 2), further(queries, at * ROW), 1);
         product_commit();
     };
 #pragma unroll
     for (int x = 0; x < DIM / 2; ++x) dk_sum[x] = dv_sum[x] = 0.f;
-    if (turns > 0) barrier_wait(shared + OWN_FULL, 0);
+    if (turns > 0) barrier_wait(shared + OWN_FULL, 0), wait_for(0);
 #pragma unroll 1
     for (int turn = 0; turn < turns; ++turn) {
         begin(turn);
         product_wait<1>();
         product_done(s);
-        // Every lane for itself has read that turn's statistics: of one that speaks for its warp, racecheck cannot tell.
-        if (turn > 0) barrier_arrive(shared + FREE + 8 * ((turn - 1) % STAGES));
         probabilities(turn);
         product_wait<0>();
         product_done(dp);
-        begin_dv(turn);
-        put_gradients(s, dp, stats_at(turn, 1), shared + DS + turn % 2 * DS_TILE + (own * 64 + warp_row) * ROW, lane);
+        product_begin();
+        begin_sum(dv_sum, p, pair_at(turn) + TILE);
+        put_gradients(ds, s, dp, stats_at(turn, 1), shared + DS + turn % 2 * DS_TILE + (own * 64 + warp_row) * ROW, lane);
         order_for_engines();
         named_sync(3, THREADS - 128);
-        begin_dq_dk(turn);
+        product_begin();
+        begin_dq(turn);
+        begin_sum(dk_sum, ds, pair_at(turn));
         product_wait<1>();
+        product_done(dv_sum);
         product_done(dq);
         add_up(to, dq);
+        if (turn + 1 < turns) wait_for(turn + 1);
+        product_wait<0>();
+        product_done(dk_sum);
+        // Every lane for itself has read that turn's statistics: of one that speaks for its warp, racecheck cannot tell.
+        barrier_arrive(shared + FREE + 8 * (turn % STAGES));
         to += SUM_TILE;
         if (++tile == tiles.end) to += (i64)(tiles_of_head - (tile - tiles.begin)) * SUM_TILE, tile = tiles.begin;
     }
-    product_wait<0>();
-    product_done(dk_sum);
-    product_done(dv_sum);
     named_sync(3, THREADS - 128);  // both warpgroups have read K
     const i64 stride = (i64)heads_kv * dim, row = ((i64)place.b * seq_k + j) * stride + (i64)place.head * dim;
     const u32 own_rows = shared + (own * 64 + warp_row) * ROW;
