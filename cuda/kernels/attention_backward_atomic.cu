@@ -2,8 +2,8 @@
 //   block has of dQ is added to memory atomically. 5 products for 7, paid with bits that change from run to run.
 // Source: Dao 2023, algorithm 2; Shah et al. 2024 (FlashAttention-3), section 3 and appendix B.1.
 // Shapes: see attention.cuh; d_o, dq as q; dk, dv as k; delta: f32 scratch [batch, heads_q, seq_q]; sum: f32 scratch of
-//   dQ, zeros at first, [batch, heads_q, tiles of 64 queries, 16 groups of 8 values, 128 threads, 4]; head_dim a multiple
-//   of 8 up to 128, f16 or bf16.
+//   dQ, zeros at first, [batch, heads_q, tiles of 64 queries, groups of 8 values, 128 threads, 4], of 8 groups, or of 16
+//   where head_dim is beyond 64; head_dim a multiple of 8 up to 128, f16 or bf16.
 // Plan: a block of 3 warpgroups. Two own 64 keys each, whose K and V stay in shared memory, and walk together over tiles
 //   of 64 queries of every head of the group, which warpgroup 0 fetches. S^T = K Q^T and dP^T = V dO^T leave P^T
 //   and dS^T in the registers of the warpgroup, where they are the left operands of dV += P^T dO and dK += dS^T Q. dS^T
@@ -12,7 +12,7 @@
 //   cores sum dK. A second kernel puts dQ in order, scales and rounds it.
 // Numerics: f32 sums, those of dQ over tiles of 128 keys in the order of arrival; a soft cap by tanh_of; probabilities and
 //   score gradients are rounded to the storage type for the second products.
-// Limits: dQ once more in f32, of 128 values a head, which is cleared, added to and read. Heads of 64 take as long as of 128.
+// Limits: dQ once more in f32, which is cleared, added to and read. The products of a head of 64 values are those of 128.
 // Target: compute_90a
 // Twin: f16
 #define TILE_QUERIES 64
@@ -36,7 +36,9 @@ enum : u32 {
     FREE = FULL + 8 * STAGES,
     OWN_FULL = FREE + 8 * STAGES,
 };
-constexpr int SUM_TILE = QUERIES * DIM, SUM_GROUP = 128 * 4;  // f32 values
+constexpr int SUM_GROUP = 128 * 4;  // f32 values
+// Of a tile of dQ; heads of up to 64 values leave the second warpgroup's half out.
+__device__ __forceinline__ int sum_tile(int dim) { return (dim > 64 ? DIM : 64) * QUERIES; }
 
 // c = (add ? c : 0) + A B of 64 rows, 64 columns and K = 16, both in shared memory, A with its rows contiguous, B with its
 // columns.
@@ -181,9 +183,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u64 v_rows = tile_descriptor(shared + SECOND + own * 64 * ROW, 16);
     const u64 k_across = tile_descriptor(shared + FIRST + own * (OWN * ROW), 16);
     int tile = tiles.begin;
-    const int tiles_of_head = (seq_q + QUERIES - 1) / QUERIES;
-    float* to = sum + (((i64)place.b * heads_q + place.head * group) * tiles_of_head + tile) * SUM_TILE +
-                own * (SUM_TILE / 2) + threadIdx.x % 128 * 4;
+    const int tiles_of_head = (seq_q + QUERIES - 1) / QUERIES, step = sum_tile(dim);
+    float* to = sum + (((i64)place.b * heads_q + place.head * group) * tiles_of_head + tile) * step +
+                own * (DIM / 2 * QUERIES) + threadIdx.x % 128 * 4;
     const auto pair_at = [&](u32 turn) { return shared + PAIRS + turn % STAGES * 2 * TILE; };
     // This thread's columns of base (0) or delta (1) of a turn's queries.
     const auto stats_at = [&](u32 turn, int which) {
@@ -246,14 +248,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         product_wait<1>();
         product_done(dv_sum);
         product_done(dq);
-        add_up(to, dq);
+        if (own * 64 < dim) add_up(to, dq);
         if (turn + 1 < turns) wait_for(turn + 1);
         product_wait<0>();
         product_done(dk_sum);
         // Every lane for itself has read that turn's statistics: of one that speaks for its warp, racecheck cannot tell.
         barrier_arrive(shared + FREE + 8 * (turn % STAGES));
-        to += SUM_TILE;
-        if (++tile == tiles.end) to += (i64)(tiles_of_head - (tile - tiles.begin)) * SUM_TILE, tile = tiles.begin;
+        to += step;
+        if (++tile == tiles.end) to += (i64)(tiles_of_head - (tile - tiles.begin)) * step, tile = tiles.begin;
     }
     named_sync(3, THREADS - 128);  // both warpgroups have read K
     const i64 stride = (i64)heads_kv * dim, row = ((i64)place.b * seq_k + j) * stride + (i64)place.head * dim;
@@ -284,7 +286,7 @@ extern "C" __global__ void __launch_bounds__(256) dq_bf16(const float4* __restri
         u32 rows[2][4];
 #pragma unroll
         for (int x = 0; x < 4; ++x) {
-            const float4 two = sum[(i64)blockIdx.x * (SUM_TILE / 4) + c * (SUM_GROUP / 4) + pair * 4 + x];
+            const float4 two = sum[(i64)blockIdx.x * (sum_tile(dim) / 4) + c * (SUM_GROUP / 4) + pair * 4 + x];
             rows[0][x] = Pair<T>::pack(two.x * slope, two.y * slope);
             rows[1][x] = Pair<T>::pack(two.z * slope, two.w * slope);
         }

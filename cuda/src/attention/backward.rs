@@ -235,7 +235,8 @@ pub(super) fn atomic(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     let at = Buffers::new(&mut plan, &problem, inputs);
     let kernels = OnWarpgroups::new(&at, &problem, MODULES)?;
     let tiles = seq_q.div_ceil(QUERIES);
-    let sum = plan.scratch("sum", DType::F32, &[batch, heads_q, tiles, DIM / 8, 128, 4]);
+    let groups = tile_dim(&problem, 8)? / 8;
+    let sum = plan.scratch("sum", DType::F32, &[batch, heads_q, tiles, groups, 128, 4]);
     delta(&mut plan, &at, &problem)?;
     plan.fill(sum, 0);
     let maps = maps(&mut plan, &at, &problem, [QUERIES, OWN])?;
