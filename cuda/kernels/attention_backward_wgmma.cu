@@ -15,41 +15,16 @@
 // Limits: scores and dP are computed twice, once in each kernel: 7 products where 5 would do.
 // Target: compute_90a
 // Twin: f16
-#include "attention.cuh"
-#include "hopper.cuh"
+#define TILE_QUERIES 48  // dk_dv has no registers for more
+#include "attention_backward.cuh"
 
 namespace {
-
-typedef __nv_bfloat16 T;
-constexpr int DIM = 128, OWN = 128, THREADS = 384;
-constexpr int QUERIES = 48, KEYS = 64;  // of a tile that dk_dv and dq walk over: dk_dv has no registers for more
-constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; a head is two tiles side by side
-constexpr u32 OWN_TILE = OWN * DIM * 2;
 
 // What lies where in shared memory, in bytes from its 1024-aligned start: the block's own two tiles, `STAGES` pairs of
 // tiles it walks over, with base and delta of their queries where these are queries, and barriers.
 constexpr int STAGES = 3;
 constexpr u32 FIRST = 0, SECOND = OWN_TILE, PAIRS = 2 * OWN_TILE, STATS = PAIRS + STAGES * 2 * KEYS * DIM * 2;
 constexpr u32 FULL = STATS + STAGES * QUERIES * 8, FREE = FULL + 8 * STAGES, OWN_FULL = FREE + 8 * STAGES;
-
-struct Sizes {
-    int batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window;
-    float scale, squeeze, slope;  // slope: of a score by q·k, where it is not squeezed
-
-    __device__ __forceinline__ Keys seen_by(int i) const { return visible(i, seq_q, seq_k, causal, window); }
-    // Queries that see key j, should they exist: i sees j < i + shift + 1 and no key before the window.
-    __device__ __forceinline__ Keys seeing(int j) const {
-        if (!causal) return {0, seq_q};
-        const int first = j - (seq_k - seq_q);
-        return {first, min(seq_q, first + window)};
-    }
-};
-
-template <int ROWS>
-__device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
-#pragma unroll
-    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
-}
 
 // Starts s = A B^T over the values of a head: 64 rows of an own tile by a tile of OTHER.
 template <int OTHER>
@@ -70,14 +45,6 @@ __device__ __forceinline__ void begin_gather(float (&sum)[DIM / 2], const u32 (&
     for (int k = 0; k < OTHER / 16; ++k) product<DIM>(sum, a[k], tile_descriptor(other + k * 16 * ROW, OTHER * ROW), k > 0 || add);
 }
 
-// Accumulators of 16 columns are the A operand of 16 values of K, element for element.
-template <int OTHER> __device__ __forceinline__ void round_off(u32 (&a)[OTHER / 16][4], const float (&s)[OTHER / 2]) {
-#pragma unroll
-    for (int k = 0; k < OTHER / 16; ++k)
-#pragma unroll
-        for (int x = 0; x < 4; ++x) a[k][x] = Pair<T>::pack(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
-}
-
 // A soft cap on a tile of scores, where there is one, and its slopes.
 template <int N> __device__ __forceinline__ void squeeze_tile(float (&s)[N], float (&slopes)[N], float squeeze) {
     if (squeeze == 0.f) return;
@@ -93,76 +60,7 @@ template <int N> __device__ __forceinline__ void multiply(float (&ds)[N], const 
     for (int x = 0; x < N; ++x) ds[x] *= slopes[x];
 }
 
-__device__ __forceinline__ void load_two(float (&x)[2], u32 from) {
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(from) : "memory");
-}
-
-// Hides columns outside begin .. end. A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 +
-// 8 of its warp's 16; both ends count from the thread's first column.
-template <int OTHER> __device__ __forceinline__ void hide(float (&s)[OTHER / 2], int half, int begin, int end) {
-#pragma unroll
-    for (int c = 0; c < OTHER / 8; ++c)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-            if ((u32)(c * 8 + e - begin) >= (u32)max(end - begin, 0)) s[c * 4 + half * 2 + e] = NEG_INFINITY;
-}
-
-// Writes sums of a warp's 16 rows through shared memory that is its own by now (chunks of 16 bytes, swizzled by row).
-__device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float factor, u32 rows, T* first_row, i64 stride,
-                                         int count, int dim, int lane) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int c = 0; c < DIM / 8; ++c) {
-            const int r = half * 8 + lane / 4;
-            const u32 two = Pair<T>::pack(sum[c * 4 + half * 2] * factor, sum[c * 4 + half * 2 + 1] * factor);
-            const u32 to = rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(two) : "memory");
-        }
-    __syncwarp();
-#pragma unroll
-    for (int step = 0; step < DIM / 16; ++step) {
-        const int at = step * 32 + lane, r = at / (DIM / 8), c = at % (DIM / 8);
-        uint4 x;
-        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                     : "r"(rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
-                     : "memory");
-        if (r < count && c * 8 < dim) *(uint4*)(first_row + r * stride + c * 8) = x;
-    }
-}
-
-__device__ __forceinline__ u32 begin_block() {
-    extern __shared__ unsigned char memory[];
-    const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
-    if (threadIdx.x == 0) {
-        barrier_init(shared + OWN_FULL, 1);
-        for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_init(shared + FULL + 8 * stage, 33);
-            barrier_init(shared + FREE + 8 * stage, THREADS - 128);
-        }
-        barrier_init_done();
-    }
-    __syncthreads();
-    return shared;
-}
-
 // ---- dK and dV
-
-// Which keys of which head a block owns: those that most queries see first.
-struct Place {
-    int b, head, j0;
-};
-__device__ __forceinline__ Place key_place(const Sizes& n) {
-    const u32 heads = n.batch * n.heads_kv, bh = blockIdx.x % heads;
-    return {(int)(bh / n.heads_kv), (int)(bh % n.heads_kv), (int)(blockIdx.x / heads) * OWN};
-}
-
-// Tiles of queries, of one head, that see any of the block's keys.
-__device__ __forceinline__ Keys query_tiles(const Sizes& n, int j0) {
-    const int begin = max(0, n.seeing(j0).begin), end = min(n.seq_q, n.seeing(min(j0 + OWN, n.seq_k) - 1).end);
-    return {begin / QUERIES, begin < end ? (end + QUERIES - 1) / QUERIES : begin / QUERIES};
-}
 
 }  // namespace
 
@@ -173,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                int causal, int window, float scale, float squeeze, float slope) {
     constexpr u32 TILE = QUERIES * DIM * 2;
     const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale, squeeze, slope};
-    const u32 shared = begin_block();
+    const u32 shared = begin_block<STAGES, FULL, FREE, OWN_FULL>();
     const Place place = key_place(n);
     const Keys tiles = query_tiles(n, place.j0);
     const int group = heads_q / heads_kv, lane = threadIdx.x % 32;
@@ -184,33 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             copy_tile<OWN>(shared + FIRST, &k, shared + OWN_FULL, place.head, place.j0, place.b);
             copy_tile<OWN>(shared + SECOND, &v, shared + OWN_FULL, place.head, place.j0, place.b);
         }
-        u32 turn = 0;
-        if (threadIdx.x < 64)
-            for (int h = place.head * group; h < (place.head + 1) * group; ++h)
-                for (int tile = tiles.begin; tile < tiles.end; ++tile, ++turn) {
-                    const u32 stage = turn % STAGES, full = shared + FULL + 8 * stage;
-                    barrier_wait(shared + FREE + 8 * stage, (turn / STAGES & 1) ^ 1);
-                    if (threadIdx.x == 0) {
-                        const u32 to = shared + PAIRS + stage * 2 * TILE;
-                        barrier_expect(full, 2 * TILE);
-                        copy_tile<QUERIES>(to, &q, full, h, tile * QUERIES, place.b);
-                        copy_tile<QUERIES>(to + TILE, &d_o, full, h, tile * QUERIES, place.b);
-                    } else if (threadIdx.x >= 32) {
-                        const i64 row = ((i64)place.b * heads_q + h) * seq_q;
-#pragma unroll 1
-                        for (int at = lane; at < QUERIES; at += 32) {
-                            const int i = tile * QUERIES + at;
-                            // Behind the last query, and where a query sees no key, 2^(s - base) must be zero.
-                            float base = __int_as_float(0x7f800000), row_delta = 0.f;
-                            if (i < seq_q) base = lse[row + i] * LOG2_E, row_delta = delta[row + i];
-                            if (base == NEG_INFINITY) base = -base;
-                            const u32 to = shared + STATS + (stage * 2 * QUERIES + at) * 4;
-                            asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(base) : "memory");
-                            asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + QUERIES * 4), "f"(row_delta) : "memory");
-                        }
-                        barrier_arrive(full);
-                    }
-                }
+        fetch_queries<STAGES, PAIRS, STATS, FULL, FREE>(n, place, tiles, shared, &q, &d_o, lse, delta);
         return;
     }
     registers_up<240>();
@@ -322,7 +194,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             float scale, float squeeze, float slope) {
     constexpr u32 TILE = KEYS * DIM * 2;
     const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale, squeeze, slope};
-    const u32 shared = begin_block();
+    const u32 shared = begin_block<STAGES, FULL, FREE, OWN_FULL>();
     // The last queries come first: they see most keys.
     const u32 heads = batch * heads_q, bh = blockIdx.x % heads;
     const int b = bh / heads_q, h = bh % heads_q, head = h / (heads_q / heads_kv), lane = threadIdx.x % 32;

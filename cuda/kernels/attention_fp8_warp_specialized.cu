@@ -4,7 +4,8 @@
 //   arXiv 2411.10958) for sums with V in two levels; the order of keys is ours.
 // Shapes: see attention.cuh; q, k: e4m3, v: e4m3 [batch, heads_kv, head_dim, seq_k]; scales: f32 [batch, heads, blocks of
 //   128]; head_dim a multiple of 16 up to 128, seq_k one of 16.
-// Plan: as attention_warp_specialized.cu, without turns: one thread copies, two warpgroups own 64 queries each. 8-bit operands have K contiguous: V comes transposed, so its rows are keys' values of one d.
+// Plan: as attention_warp_specialized.cu, without turns: one thread copies, two warpgroups own 64 queries each.
+//   8-bit operands have K contiguous: V comes transposed, so its rows are keys' values of one d.
 //   A thread's scores are columns 2t, 2t+1 of every 8 (t = lane % 4), but as operand of the product with V it holds four
 //   values side by side, 4t to 4t+3 of every 16. So the copy engine lays out K with the keys 4t + 2h + e in rows
 //   8h + 2t + e: then the scores that a thread has are those of the keys it needs, and nothing is exchanged.

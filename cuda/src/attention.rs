@@ -65,6 +65,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: backward::warpgroup,
     },
     Variant {
+        op: "attention.backward",
+        name: "atomic",
+        idea: "one pass: scores computed once, where keys are owned; what they are to dQ is added atomically",
+        deterministic: false,
+        plan: backward::atomic,
+    },
+    Variant {
         op: "attention.decode",
         name: "naive",
         idea: "one block a query head, a pass over the keys and a pass over the values",

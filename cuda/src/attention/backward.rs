@@ -122,58 +122,136 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     Ok(plan)
 }
 
-/// Both passes on warpgroup products.
-pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    /// Rows of a block's own tiles, and of those that dk_dv (queries) and dq (keys) walk over.
-    const OWN: usize = 128;
-    const QUERIES: usize = 48;
-    const KEYS: usize = 64;
-    /// Values of a head in a tile, pairs of tiles under way, threads of a block.
-    const DIM: usize = 128;
-    const STAGES: usize = 3;
-    const THREADS: usize = 384;
-    let problem = case.params::<Params>()?.problem();
-    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
-    if problem.dtype == DType::F32 {
-        return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
-    }
-    tile_dim(&problem, 8)?;
-    let mut plan = Plan::new();
-    let at = Buffers::new(&mut plan, &problem, inputs);
-    delta(&mut plan, &at, &problem)?;
+/// Values of a head in the tiles of the kernels on warpgroup products, rows of a block's own tiles, threads of a block.
+const DIM: usize = 128;
+const OWN: usize = 128;
+const THREADS: usize = 384;
 
+/// What the kernels on warpgroup products take beside their tensor maps and outputs.
+struct OnWarpgroups {
+    statistics: Vec<Arg>,
+    sizes: Vec<Arg>,
+    module: &'static str,
+    /// What a kernel's name ends with.
+    suffix: &'static str,
+}
+
+impl OnWarpgroups {
+    fn new(
+        at: &Buffers,
+        problem: &Problem,
+        [bf16, f16]: [&'static str; 2],
+    ) -> Result<Self, Unsupported> {
+        let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = *problem;
+        if problem.dtype == DType::F32 {
+            return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
+        }
+        tile_dim(problem, 8)?;
+        let (causal, window) = mask_of(problem);
+        let mut sizes: Vec<Arg> =
+            [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32)).to_vec();
+        sizes.extend([Arg::I32(causal), Arg::I32(window as i32)]);
+        sizes.extend(score_of(problem));
+        sizes.push(Arg::F32(problem.scale as f32));
+        let statistics = [at.lse, at.delta].map(Arg::from).to_vec();
+        let (module, suffix) = match problem.dtype {
+            DType::F16 => (f16, "f16"),
+            _ => (bf16, "bf16"),
+        };
+        Ok(Self { statistics, sizes, module, suffix })
+    }
+
+    /// A launch of a kernel with blocks of `THREADS`.
+    fn launch(
+        &self,
+        plan: &mut Plan,
+        name: &str,
+        maps: [Arg; 4],
+        outputs: &[BufferId],
+        (tiles, shared_bytes): (usize, usize),
+    ) -> Result<(), Unsupported> {
+        let outputs: Vec<Arg> = outputs.iter().map(|&id| id.into()).collect();
+        let args = [&maps[..], &self.statistics, &outputs, &self.sizes].concat();
+        let symbol = format!("{name}_{}", self.suffix);
+        let grid = [blocks(tiles, 1)?, 1, 1];
+        plan.launch(self.module, symbol, grid, [THREADS, 1, 1], shared_bytes, &args);
+        Ok(())
+    }
+}
+
+/// Maps of q, k, v and do by boxes of so many queries and keys.
+fn maps(
+    plan: &mut Plan,
+    at: &Buffers,
+    problem: &Problem,
+    [queries, keys]: [usize; 2],
+) -> Result<[Arg; 4], Unsupported> {
+    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = *problem;
     let (of_queries, of_keys) =
         ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
-    let mut maps = |queries: usize, keys: usize| -> Result<[Arg; 4], Unsupported> {
-        Ok([
-            head_map(&mut plan, at.q, of_queries, queries)?.into(),
-            head_map(&mut plan, at.k, of_keys, keys)?.into(),
-            head_map(&mut plan, at.v, of_keys, keys)?.into(),
-            head_map(&mut plan, at.d_o, of_queries, queries)?.into(),
-        ])
-    };
-    let (dk_dv_maps, dq_maps) = (maps(QUERIES, OWN)?, maps(OWN, KEYS)?);
-    let (causal, window) = mask_of(&problem);
-    let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
-    let mask = [Arg::I32(causal), Arg::I32(window as i32)];
-    let [scale, squeeze] = score_of(&problem);
-    let score = [scale, squeeze, Arg::F32(problem.scale as f32)];
-    let statistics = [at.lse, at.delta].map(Arg::from);
-    let (module, suffix) = match problem.dtype {
-        DType::F16 => ("attention_backward_wgmma.f16", "f16"),
-        _ => ("attention_backward_wgmma", "bf16"),
-    };
+    Ok([
+        head_map(plan, at.q, of_queries, queries)?.into(),
+        head_map(plan, at.k, of_keys, keys)?.into(),
+        head_map(plan, at.v, of_keys, keys)?.into(),
+        head_map(plan, at.d_o, of_queries, queries)?.into(),
+    ])
+}
+
+/// Both passes on warpgroup products.
+pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const MODULES: [&str; 2] = ["attention_backward_wgmma", "attention_backward_wgmma.f16"];
+    /// Rows of the tiles that dk_dv (queries) and dq (keys) walk over, and how many are under way.
+    const QUERIES: usize = 48;
+    const KEYS: usize = 64;
+    const STAGES: usize = 3;
+    let problem = case.params::<Params>()?.problem();
+    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, .. } = problem;
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &problem, inputs);
+    let kernels = OnWarpgroups::new(&at, &problem, MODULES)?;
+    delta(&mut plan, &at, &problem)?;
+    let dk_dv_maps = maps(&mut plan, &at, &problem, [QUERIES, OWN])?;
+    let dq_maps = maps(&mut plan, &at, &problem, [OWN, KEYS])?;
     // The block's own two tiles, those it walks over, statistics of queries, barriers, and room to begin at a
     // multiple of 1024 bytes.
     let shared_bytes = 4 * DIM * (OWN + STAGES * KEYS) + STAGES * QUERIES * 8 + 64 + 1024;
-    let mut step = |name: &str, maps: [Arg; 4], outputs: &[BufferId], tiles: usize| {
-        let outputs: Vec<Arg> = outputs.iter().map(|&id| id.into()).collect();
-        let args = [&maps[..], &statistics, &outputs, &sizes, &mask, &score].concat();
-        let grid = [blocks(tiles, 1)?, 1, 1];
-        plan.launch(module, format!("{name}_{suffix}"), grid, [THREADS, 1, 1], shared_bytes, &args);
-        Ok::<(), Unsupported>(())
-    };
-    step("dk_dv", dk_dv_maps, &[at.dk, at.dv], batch * heads_kv * seq_k.div_ceil(OWN))?;
-    step("dq", dq_maps, &[at.dq], batch * heads_q * seq_q.div_ceil(OWN))?;
+    let dk_dv_tiles = batch * heads_kv * seq_k.div_ceil(OWN);
+    let dk_dv = (dk_dv_tiles, shared_bytes);
+    kernels.launch(&mut plan, "dk_dv", dk_dv_maps, &[at.dk, at.dv], dk_dv)?;
+    let dq_tiles = batch * heads_q * seq_q.div_ceil(OWN);
+    kernels.launch(&mut plan, "dq", dq_maps, &[at.dq], (dq_tiles, shared_bytes))?;
+    Ok(plan)
+}
+
+/// One pass on warpgroup products, dQ summed atomically.
+pub(super) fn atomic(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const MODULES: [&str; 2] = ["attention_backward_atomic", "attention_backward_atomic.f16"];
+    /// Rows of the tiles of queries that a block walks over, and how many are under way.
+    const QUERIES: usize = 64;
+    const STAGES: usize = 3;
+    let problem = case.params::<Params>()?.problem();
+    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &problem, inputs);
+    let kernels = OnWarpgroups::new(&at, &problem, MODULES)?;
+    let tiles = seq_q.div_ceil(QUERIES);
+    let groups = tile_dim(&problem, 8)? / 8;
+    let sum = plan.scratch("sum", DType::F32, &[batch, heads_q, tiles, groups, 128, 4]);
+    delta(&mut plan, &at, &problem)?;
+    plan.fill(sum, 0);
+    let maps = maps(&mut plan, &at, &problem, [QUERIES, OWN])?;
+    // The block's own two tiles, those it walks over, two of score gradients, statistics of queries, barriers, and room
+    // to begin at a multiple of 1024 bytes.
+    let rows = OWN + STAGES * QUERIES;
+    let shared_bytes = 4 * DIM * rows + 4 * OWN * QUERIES + STAGES * QUERIES * 8 + 64 + 1024;
+    let blocks_of_keys = batch * heads_kv * seq_k.div_ceil(OWN);
+    let outputs = [sum, at.dk, at.dv];
+    kernels.launch(&mut plan, "pairs", maps, &outputs, (blocks_of_keys, shared_bytes))?;
+    let mut args = [sum, at.dq].map(Arg::from).to_vec();
+    args.extend([seq_q, heads_q, head_dim].map(|n| Arg::I32(n as i32)));
+    args.push(Arg::F32(problem.scale as f32));
+    let (grid, symbol) =
+        ([blocks(batch * heads_q * tiles, 1)?, 1, 1], format!("dq_{}", kernels.suffix));
+    plan.launch(kernels.module, symbol, grid, [256, 1, 1], 0, &args);
     Ok(plan)
 }

@@ -450,4 +450,26 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn vectors_are_added_atomically_as_f32_to_global_memory_only() {
+        let decodes = |instruction: &str| {
+            let text = format!(
+                ".version 8.4\n.target sm_90a\n.address_size 64\n.visible .entry k()\n{{\n\
+                 .reg .b64 %rd<2>;\n.reg .b32 %r<2>;\n.reg .f32 %f<4>;\nmov.f32 %f1, 0f00000000;\n{instruction};\nret;\n}}\n"
+            );
+            Kernel::new("module", &text, "k").is_ok()
+        };
+        assert!(decodes("red.global.add.v2.f32 [%rd1], {%f1, %f1}"));
+        assert!(decodes("red.relaxed.gpu.global.add.v4.f32 [%rd1], {%f1, %f1, %f1, %f1}"));
+        for refused in [
+            "red.global.add.v4.f32 [%rd1], {%f1, %f1}",
+            "red.global.add.v2.u32 [%rd1], {%r1, %r1}",
+            "red.global.max.v2.f32 [%rd1], {%f1, %f1}",
+            "red.shared.add.v2.f32 [%r1], {%f1, %f1}",
+            "red.global.add.f32 [%rd1], {%f1, %f1}",
+        ] {
+            assert!(!decodes(refused), "{refused}");
+        }
+    }
 }

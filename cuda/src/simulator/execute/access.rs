@@ -249,7 +249,7 @@ impl<M: Monitor> Context<'_, '_, M> {
         Ok(())
     }
 
-    /// `atom` and `red`: lane after lane, lowest first.
+    /// `atom` and `red`: lane after lane, lowest first. The elements of a vector are atomic one by one.
     pub(super) fn atomic(
         &mut self,
         warp: &mut Warp,
@@ -258,10 +258,15 @@ impl<M: Monitor> Context<'_, '_, M> {
         active: u32,
     ) -> Result<(), Box<Hazard>> {
         let Spaces { of_space, addresses } = atomic.address.spaces(&warp.registers, active)?;
-        warp.registers.require(atomic.b, active)?;
+        let mut values = [[0; 32]; 4];
+        for (&source, values) in atomic.b.iter().zip(&mut values) {
+            warp.registers.require(source, active)?;
+            *values = warp.registers.longs_of(source);
+        }
         warp.registers.require(atomic.c, active)?;
-        let (b, c) = (warp.registers.longs_of(atomic.b), warp.registers.longs_of(atomic.c));
-        let bytes = atomic.kind.bytes() as u32;
+        let c = warp.registers.longs_of(atomic.c);
+        let element = atomic.kind.bytes();
+        let bytes = (element * atomic.b.len()) as u32;
         let kind = if atomic.target.is_some() { AccessKind::Atomic } else { AccessKind::Reduction };
         let manner = Manner { kind, order: atomic.order, scope: atomic.scope, non_coherent: false };
         let mut old = [0; 32];
@@ -271,16 +276,14 @@ impl<M: Monitor> Context<'_, '_, M> {
             let mut changed = false;
             for lane in lanes(active) {
                 let (cells, at) = self.place(warp, space, lane, addresses[lane], bytes, true)?;
-                old[lane] = cells.load(at, bytes as usize);
-                let new = atomic::apply(
-                    atomic.operation,
-                    atomic.kind,
-                    flushes,
-                    old[lane],
-                    b[lane],
-                    c[lane],
-                );
-                changed |= cells.store(at, bytes as usize, new);
+                for (i, b) in values.iter().enumerate().take(atomic.b.len()) {
+                    let at = at + i * element;
+                    old[lane] = cells.load(at, element);
+                    let (b, c) = (b[lane], c[lane]);
+                    let new =
+                        atomic::apply(atomic.operation, atomic.kind, flushes, old[lane], b, c);
+                    changed |= cells.store(at, element, new);
+                }
             }
             *self.progress |= changed;
         }

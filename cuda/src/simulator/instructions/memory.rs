@@ -66,8 +66,8 @@ pub struct Atomic {
     pub kind: Type,
     /// The old value; none for `red`.
     pub target: Option<Target>,
-    /// Operand, of `cas` the one compared.
-    pub b: Source,
+    /// Operands, one for each element; of `cas` the one compared.
+    pub b: Vec<Source>,
     /// What `cas` stores.
     pub c: Source,
     /// Order.
@@ -225,15 +225,23 @@ fn atomic(form: &mut Form<'_, '_>) -> Decoding {
     let (order, scope) = order(form, Order::Relaxed);
     let operation = form.find(Operation::parse).ok_or(Refusal::Unknown)?;
     form.takes("noftz");
+    let elements = elements(form);
     let kind = form.kind()?;
     element_bytes(kind)?;
+    // Of vectors there are more than sums of f32, with and without the old values; no kernel has them.
+    let sums = (operation, kind, space) == (Operation::Add, Type::F32, Some(Space::Global));
+    if elements > 4 || elements > 1 && (returns || !sums) {
+        return Err(Refusal::Unknown);
+    }
     let first = usize::from(returns);
+    let b: Result<Vec<Source>, _> =
+        form.members(first + 1)?.iter().map(|member| form.source_of(member)).collect();
     let atomic = Atomic {
         address: address(form, first, space)?,
         operation,
         kind,
         target: if returns { Some(form.target(0)?) } else { None },
-        b: form.source(first + 1)?,
+        b: b?,
         c: match operation {
             Operation::Cas => form.source(first + 2)?,
             _ => Source::Constant(0),
@@ -241,6 +249,9 @@ fn atomic(form: &mut Form<'_, '_>) -> Decoding {
         order,
         scope,
     };
+    if atomic.b.len() != elements {
+        return Err(Refusal::Operand(format!("{elements} values are needed")));
+    }
     let communicates = communicates(atomic.address.space, order);
     Ok(Decoded { communicates, ..Decoded::new(Op::Atomic(atomic), Class::Atomic) })
 }

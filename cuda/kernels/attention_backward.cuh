@@ -1,0 +1,149 @@
+// What the backward kernels on warpgroup products share: a block of two computing warpgroups owns 128 rows of a head, each
+// of them 64, and walks over tiles of the other side, which warpgroup 0 fetches.
+#pragma once
+#include "attention.cuh"
+#include "hopper.cuh"
+
+namespace {
+
+typedef __nv_bfloat16 T;
+constexpr int DIM = 128, OWN = 128, THREADS = 384;
+constexpr int QUERIES = TILE_QUERIES, KEYS = 64;  // of a tile that a block walks over; the kernel file defines the former
+constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; a head is two tiles side by side
+constexpr u32 OWN_TILE = OWN * DIM * 2;
+
+struct Sizes {
+    int batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window;
+    float scale, squeeze, slope;  // slope: of a score by q·k, where it is not squeezed
+
+    __device__ __forceinline__ Keys seen_by(int i) const { return visible(i, seq_q, seq_k, causal, window); }
+    // Queries that see key j, should they exist: i sees j < i + shift + 1 and no key before the window.
+    __device__ __forceinline__ Keys seeing(int j) const {
+        if (!causal) return {0, seq_q};
+        const int first = j - (seq_k - seq_q);
+        return {first, min(seq_q, first + window)};
+    }
+};
+
+template <int ROWS>
+__device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
+#pragma unroll
+    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
+}
+
+// Accumulators of 16 columns are the A operand of 16 values of K, element for element.
+template <int OTHER> __device__ __forceinline__ void round_off(u32 (&a)[OTHER / 16][4], const float (&s)[OTHER / 2]) {
+#pragma unroll
+    for (int k = 0; k < OTHER / 16; ++k)
+#pragma unroll
+        for (int x = 0; x < 4; ++x) a[k][x] = Pair<T>::pack(s[k * 8 + x * 2], s[k * 8 + x * 2 + 1]);
+}
+
+__device__ __forceinline__ void load_two(float (&x)[2], u32 from) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(from) : "memory");
+}
+
+// Hides columns outside begin .. end. A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 +
+// 8 of its warp's 16; both ends count from the thread's first column.
+template <int OTHER> __device__ __forceinline__ void hide(float (&s)[OTHER / 2], int half, int begin, int end) {
+#pragma unroll
+    for (int c = 0; c < OTHER / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+            if ((u32)(c * 8 + e - begin) >= (u32)max(end - begin, 0)) s[c * 4 + half * 2 + e] = NEG_INFINITY;
+}
+
+// Writes sums of a warp's 16 rows through shared memory that is its own by now (chunks of 16 bytes, swizzled by row).
+__device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float factor, u32 rows, T* first_row, i64 stride,
+                                         int count, int dim, int lane) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int c = 0; c < DIM / 8; ++c) {
+            const int r = half * 8 + lane / 4;
+            const u32 two = Pair<T>::pack(sum[c * 4 + half * 2] * factor, sum[c * 4 + half * 2 + 1] * factor);
+            const u32 to = rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(two) : "memory");
+        }
+    __syncwarp();
+#pragma unroll
+    for (int step = 0; step < DIM / 16; ++step) {
+        const int at = step * 32 + lane, r = at / (DIM / 8), c = at % (DIM / 8);
+        uint4 x;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                     : "r"(rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
+                     : "memory");
+        if (r < count && c * 8 < dim) *(uint4*)(first_row + r * stride + c * 8) = x;
+    }
+}
+
+// Where shared memory begins, with its barriers ready.
+template <int STAGES, u32 FULL, u32 FREE, u32 OWN_FULL>
+__device__ __forceinline__ u32 begin_block() {
+    extern __shared__ unsigned char memory[];
+    const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
+    if (threadIdx.x == 0) {
+        barrier_init(shared + OWN_FULL, 1);
+        for (int stage = 0; stage < STAGES; ++stage) {
+            barrier_init(shared + FULL + 8 * stage, 33);
+            barrier_init(shared + FREE + 8 * stage, THREADS - 128);
+        }
+        barrier_init_done();
+    }
+    __syncthreads();
+    return shared;
+}
+
+// Which keys of which head a block owns: those that most queries see first.
+struct Place {
+    int b, head, j0;
+};
+__device__ __forceinline__ Place key_place(const Sizes& n) {
+    const u32 heads = n.batch * n.heads_kv, bh = blockIdx.x % heads;
+    return {(int)(bh / n.heads_kv), (int)(bh % n.heads_kv), (int)(blockIdx.x / heads) * OWN};
+}
+
+// Tiles of queries, of one head, that see any of the block's keys.
+__device__ __forceinline__ Keys query_tiles(const Sizes& n, int j0) {
+    const int begin = max(0, n.seeing(j0).begin), end = min(n.seq_q, n.seeing(min(j0 + OWN, n.seq_k) - 1).end);
+    return {begin / QUERIES, begin < end ? (end + QUERIES - 1) / QUERIES : begin / QUERIES};
+}
+
+// Two warps bring in the tiles of queries that a block walks over, of every head of the group: one thread q and d_o, one
+// warp base and delta.
+template <int STAGES, u32 PAIRS, u32 STATS, u32 FULL, u32 FREE>
+__device__ __forceinline__ void fetch_queries(const Sizes& n, Place place, Keys tiles, u32 shared, const TensorMap* q,
+                                              const TensorMap* d_o, const float* lse, const float* delta) {
+    constexpr u32 TILE = QUERIES * DIM * 2;
+    const int group = n.heads_q / n.heads_kv, lane = threadIdx.x % 32;
+    u32 turn = 0;
+    if (threadIdx.x < 64)
+        for (int h = place.head * group; h < (place.head + 1) * group; ++h)
+            for (int tile = tiles.begin; tile < tiles.end; ++tile, ++turn) {
+                const u32 stage = turn % STAGES, full = shared + FULL + 8 * stage;
+                barrier_wait(shared + FREE + 8 * stage, (turn / STAGES & 1) ^ 1);
+                if (threadIdx.x == 0) {
+                    const u32 to = shared + PAIRS + stage * 2 * TILE;
+                    barrier_expect(full, 2 * TILE);
+                    copy_tile<QUERIES>(to, q, full, h, tile * QUERIES, place.b);
+                    copy_tile<QUERIES>(to + TILE, d_o, full, h, tile * QUERIES, place.b);
+                } else if (threadIdx.x >= 32) {
+                    const i64 row = ((i64)place.b * n.heads_q + h) * n.seq_q;
+#pragma unroll 1
+                    for (int at = lane; at < QUERIES; at += 32) {
+                        const int i = tile * QUERIES + at;
+                        // Behind the last query, and where a query sees no key, 2^(s - base) must be zero.
+                        float base = __int_as_float(0x7f800000), row_delta = 0.f;
+                        if (i < n.seq_q) base = lse[row + i] * LOG2_E, row_delta = delta[row + i];
+                        if (base == NEG_INFINITY) base = -base;
+                        const u32 to = shared + STATS + (stage * 2 * QUERIES + at) * 4;
+                        asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(base) : "memory");
+                        asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + QUERIES * 4), "f"(row_delta) : "memory");
+                    }
+                    barrier_arrive(full);
+                }
+            }
+}
+
+}  // namespace
