@@ -30,6 +30,7 @@
 //! - So an unnormalized probability is off by a factor within `exp(±δ_j)`, however large the scores are.
 //! - With 16-bit inputs a kernel may round probabilities (and their gradients) to the storage type before
 //!   a tensor-core product, as FlashAttention does: `u(dtype)` relative, or half the subnormal spacing.
+//! - What a cache of 8-bit integers adds stands in `quantized.rs`.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -45,6 +46,7 @@ use crate::{
 pub mod backward;
 pub mod decode;
 pub mod forward;
+mod quantized;
 mod softcap;
 
 use softcap::Score;
@@ -196,11 +198,13 @@ impl Problem {
 pub(crate) struct Rows {
     values: Vec<f64>,
     width: usize,
+    /// Of rows of 8-bit integers (see [`quantized`]) the scale that each was multiplied with; otherwise empty.
+    scales: Vec<f64>,
 }
 
 impl Rows {
     pub(crate) fn new(tensor: &Tensor, width: usize, offsets: impl Iterator<Item = usize>) -> Self {
-        let mut rows = Self { values: Vec::new(), width };
+        let mut rows = Self { values: Vec::new(), width, scales: Vec::new() };
         rows.append(tensor, offsets);
         rows
     }
@@ -214,7 +218,8 @@ impl Rows {
                 Data::F32(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
                 Data::F16(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
                 Data::Bf16(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
-                _ => panic!("attention reads f32, f16 and bf16"),
+                Data::I8(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
+                _ => panic!("attention reads f32, f16, bf16 and i8"),
             }
         }
     }
@@ -291,11 +296,14 @@ pub(crate) fn attend(
         let zero = vec![0.0; dim];
         return Attended { o: zero.clone(), o_error: zero, lse: f64::NEG_INFINITY, lse_error: 0.0 };
     }
-    let roundings = U * (chain(dim, dtype) + 4.0);
+    let roundings = U * (chain(dim, dtype) + 4.0 + k.scalings());
     let scores: Vec<Score> = visible
         .clone()
-        .map(|j| dot(q, k.row(j)))
-        .map(|(sum, all)| problem.score(problem.scale * sum, roundings * problem.scale * all))
+        .map(|j| {
+            let (sum, all) = dot(q, k.row(j));
+            let fixed = problem.scale * k.of_fixed_point(q, j, dtype);
+            problem.score(problem.scale * sum, roundings * problem.scale * all + fixed)
+        })
         .collect();
     let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
     let largest = scores.iter().map(|s| s.value.abs()).fold(0.0, f64::max);
@@ -307,6 +315,7 @@ pub(crate) fn attend(
         o.iter_mut().zip(v.row(j)).for_each(|(o, v)| *o += p * v);
     }
 
+    let share_of_tiny = v.shares_of_tiny();
     let rises = 2.0 + 3.0 * (1.0 + n as f64).ln();
     let (mut above, mut below, mut delta_max) = (0.0, 0.0, 0.0f64);
     let (mut moved, mut spread) = (vec![0.0; dim], vec![0.0f64; dim]);
@@ -323,10 +332,10 @@ pub(crate) fn attend(
             moved[d] += change * (v - o[d]).abs();
             spread[d] = spread[d].max((v - o[d]).abs());
             weighted[d] += p * v.abs();
-            plain[d] += v.abs();
+            plain[d] += v.abs() * share_of_tiny(j);
         }
     }
-    let sums = U * (chain(2 * n, dtype) + 4.0);
+    let sums = U * (chain(2 * n, dtype) + 4.0 + v.scalings());
     let o_error = (0..dim)
         .map(|d| {
             (moved[d] / below).min(spread[d])

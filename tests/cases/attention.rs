@@ -131,6 +131,7 @@ pub fn decode() -> impl Strategy<Value = Case> {
                 softcap,
                 sd,
                 dtype,
+                kv_dtype: None,
             };
             Case::new("attention.decode", &params, seed)
         },
