@@ -49,10 +49,10 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let p = case.params::<Params>()?;
     let mut plan = Plan::new();
     let mut at = Buffers::new(&mut plan, &p, inputs);
-    let o = at.o;
-    let mut dtype = p.dtype;
-    if let Some(scales) = at.scales {
-        dequantize(&mut plan, &mut at, scales)?;
+    let (o, mut dtype) = (at.o, p.dtype);
+    if let Some([k_scale, v_scale]) = at.scales {
+        at.k = widened(&mut plan, at.k, Some(k_scale), "keys")?;
+        at.v = widened(&mut plan, at.v, Some(v_scale), "values")?;
         if dtype != DType::F32 {
             at.q = widened(&mut plan, at.q, None, "queries")?;
             at.o = plan.scratch("outputs", DType::F32, &[p.batch, p.heads_q, p.head_dim]);
@@ -91,18 +91,7 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 
 const DEQUANTIZED: &str = "attention_decode_dequantized";
 
-/// The cache's integers times their scales, in its place.
-fn dequantize(
-    plan: &mut Plan,
-    at: &mut Buffers,
-    [k_scale, v_scale]: [BufferId; 2],
-) -> Result<(), Unsupported> {
-    at.k = widened(plan, at.k, Some(k_scale), "keys")?;
-    at.v = widened(plan, at.v, Some(v_scale), "values")?;
-    Ok(())
-}
-
-/// The rows of a buffer as f32.
+/// The rows of a buffer as f32, times their scales where they have some.
 fn widened(
     plan: &mut Plan,
     from: BufferId,

@@ -124,7 +124,7 @@ impl Params {
     }
 
     /// Bytes that the cache spends on one token's key or value of one head, its scale included.
-    pub fn row_bytes(&self) -> usize {
+    fn row_bytes(&self) -> usize {
         match self.kv_dtype {
             None => self.head_dim * self.dtype.bytes(),
             Some(_) => self.head_dim + DType::F32.bytes(),
