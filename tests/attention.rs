@@ -338,6 +338,7 @@ proptest! {
             softcap,
             sd: 1.0,
             dtype: DType::F32,
+            kv_dtype: None,
         };
         let q = reordered(&tensors.tensor("q").to_f64(), width, &last);
         let query = Tensors::new()
@@ -357,28 +358,58 @@ proptest! {
         let paged = Case::new("attention.decode", &p, case.seed());
         let from = inputs(&paged);
         let table = from.tensor("block_table").to_i64();
-        let width = p.heads_kv * p.head_dim;
-        let gathered = |name: &str| {
-            let pages = from.tensor(name).to_f64();
+        let gathered = |pages: &Tensor| {
+            let mut shape = pages.shape().to_vec();
+            shape[..2].copy_from_slice(&[p.batch, p.seq_k]);
+            let row_bytes = shape[2..].iter().product::<usize>() * pages.dtype().bytes();
             let mut rows = Vec::new();
             for at in 0..p.batch * p.seq_k {
                 let (b, j) = (at / p.seq_k, at % p.seq_k);
                 let page = table[b * p.pages_per_sequence() + j / 16];
                 let row = (page.max(0) as usize) * 16 + j % 16;
-                rows.extend_from_slice(&pages[row * width..][..width]);
+                rows.extend_from_slice(&pages.as_bytes()[row * row_bytes..][..row_bytes]);
             }
-            Tensor::from_real(p.dtype, &[p.batch, p.seq_k, p.heads_kv, p.head_dim], &rows)
+            Tensor::from_bytes(pages.dtype(), &shape, &rows)
         };
-        let to = Tensors::new()
-            .with("q", from.tensor("q").clone())
-            .with("k", gathered("k"))
-            .with("v", gathered("v"))
-            .with("lengths", from.tensor("lengths").clone());
+        let mut to = Tensors::new();
+        for (name, tensor) in from.iter().filter(|(name, _)| *name != "block_table") {
+            let of_cache = !["q", "lengths"].contains(&name);
+            to.insert(name, if of_cache { gathered(tensor) } else { tensor.clone() });
+        }
         let outputs = answer(&paged, &from);
         (p.kv, p.page_size) = (Cache::Contiguous, 0);
         let contiguous = answer(&Case::new("attention.decode", &p, 0), &to);
         prop_assert_eq!(values(&outputs, "o"), values(&contiguous, "o"));
         prop_assert_eq!(values(&outputs, "lse"), values(&contiguous, "lse"));
+    }
+
+    #[test]
+    fn an_8_bit_cache_answers_as_the_values_it_stands_for(case in cases::decode()) {
+        let mut p: DecodeParams = case.params().unwrap();
+        (p.dtype, p.kv_dtype) = (DType::F32, Some(DType::I8));
+        let quantized = Case::new("attention.decode", &p, case.seed());
+        let given = inputs(&quantized);
+        let values_of = |name: &str, scales: &str| {
+            let (integers, scales) = (given.tensor(name), given.tensor(scales).to_f64());
+            let value = |(at, x): (usize, f64)| x * scales[at / p.head_dim];
+            let values: Vec<f64> = integers.to_f64().into_iter().enumerate().map(value).collect();
+            Tensor::from_real(DType::F32, integers.shape(), &values)
+        };
+        let mut plain = Tensors::new();
+        for (name, tensor) in given.iter() {
+            match name {
+                "k_scale" | "v_scale" => {}
+                "k" => plain.insert(name, values_of("k", "k_scale")),
+                "v" => plain.insert(name, values_of("v", "v_scale")),
+                _ => plain.insert(name, tensor.clone()),
+            }
+        }
+        let expected = answer(&quantized, &given);
+        p.kv_dtype = None;
+        let other = answer(&Case::new("attention.decode", &p, case.seed()), &plain);
+        // Values that f32 holds only nearly move scores of a few hundred, the largest here, by 10⁻⁵.
+        close(&values(&expected, "o"), &values(&other, "o"), 1e-4)?;
+        close(&values(&expected, "lse"), &values(&other, "lse"), 1e-5)?;
     }
 
     #[test]

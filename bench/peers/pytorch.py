@@ -89,7 +89,7 @@ def attention_peers(op, p):
         yield from attention_backward_peers(p)
         return
     q, k, v = qkv(p, 1 if op == "attention.decode" else p["seq_q"])
-    if op == "attention.decode" and p.get("kv", "contiguous") != "contiguous":
+    if op == "attention.decode" and (p.get("kv", "contiguous") != "contiguous" or "kv_dtype" in p):
         raise NotThisCase
     rows, exact = exact_attention(p, q, k, v)
     for name, backend in BACKENDS.items():

@@ -30,6 +30,7 @@
 //! - So an unnormalized probability is off by a factor within `exp(±δ_j)`, however large the scores are.
 //! - With 16-bit inputs a kernel may round probabilities (and their gradients) to the storage type before
 //!   a tensor-core product, as FlashAttention does: `u(dtype)` relative, or half the subnormal spacing.
+//! - What a cache of 8-bit integers adds stands in `quantized.rs`.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -46,6 +47,7 @@ pub mod backward;
 pub mod decode;
 pub mod forward;
 pub mod fp8;
+mod quantized;
 mod softcap;
 
 use softcap::Score;
@@ -198,16 +200,18 @@ impl Problem {
 pub(crate) struct Rows {
     values: Vec<f64>,
     width: usize,
+    /// Of rows of 8-bit integers (see [`quantized`]) the scale that each was multiplied with; otherwise empty.
+    scales: Vec<f64>,
 }
 
 impl Rows {
     /// Rows of `width` values, one after the other.
     pub(crate) fn of(width: usize, values: Vec<f64>) -> Self {
-        Self { values, width }
+        Self { values, width, scales: Vec::new() }
     }
 
     pub(crate) fn new(tensor: &Tensor, width: usize, offsets: impl Iterator<Item = usize>) -> Self {
-        let mut rows = Self { values: Vec::new(), width };
+        let mut rows = Self { values: Vec::new(), width, scales: Vec::new() };
         rows.append(tensor, offsets);
         rows
     }
@@ -221,7 +225,8 @@ impl Rows {
                 Data::F32(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
                 Data::F16(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
                 Data::Bf16(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
-                _ => panic!("attention reads f32, f16 and bf16"),
+                Data::I8(data) => values.extend(data[range].iter().map(|&x| f64::from(x))),
+                _ => panic!("attention reads f32, f16, bf16 and i8"),
             }
         }
     }
@@ -350,7 +355,9 @@ pub(crate) fn attend(
         let (sum, magnitude) = dot(q, k.row(j));
         let cut = arithmetic.cut > 0.0;
         let peak = if cut { peak(q.iter().zip(k.row(j)).map(|(q, k)| q * k)) } else { 0.0 };
-        let error = arithmetic.of_product(dim, magnitude, peak);
+        let error = arithmetic.of_product(dim, magnitude, peak)
+            + U * k.scalings() * magnitude
+            + k.of_fixed_point(q, j, problem.dtype);
         problem.score(problem.scale * sum, problem.scale * error)
     };
     let scores: Vec<Score> = visible.clone().map(score).collect();
@@ -364,6 +371,7 @@ pub(crate) fn attend(
         o.iter_mut().zip(v.row(j)).for_each(|(o, v)| *o += p * v);
     }
 
+    let share_of_tiny = v.shares_of_tiny();
     let rises = 2.0 + 3.0 * (1.0 + n as f64).ln();
     let (mut above, mut below, mut delta_max) = (0.0, 0.0, 0.0f64);
     let (mut moved, mut spread) = (vec![0.0; dim], vec![0.0f64; dim]);
@@ -380,10 +388,10 @@ pub(crate) fn attend(
             moved[d] += change * (v - o[d]).abs();
             spread[d] = spread[d].max((v - o[d]).abs());
             weighted[d] += p * v.abs();
-            plain[d] += v.abs();
+            plain[d] += v.abs() * share_of_tiny(j);
         }
     }
-    let sums = U * (chain(2 * n, arithmetic.operands) + 4.0);
+    let sums = U * (chain(2 * n, arithmetic.operands) + 4.0 + v.scalings());
     let o_error = (0..dim)
         .map(|d| {
             let terms =

@@ -118,8 +118,9 @@ pub fn decode() -> impl Strategy<Value = Case> {
     let cache = select(vec![0usize, 0, 1, 16, 64]);
     let keys = prop_oneof![3 => length(), 1 => 150usize..700];
     let scores = (sd(), softcap());
-    (0usize..=4, keys, heads(), head_dim(), cache, lengths, scores, dtype(), 0u64..1000).prop_map(
-        |(batch, seq_k, heads, head_dim, page_size, lengths, (sd, softcap), dtype, seed)| {
+    let dtypes = (dtype(), select(vec![None, None, Some(DType::I8)]));
+    (0usize..=4, keys, heads(), head_dim(), cache, lengths, scores, dtypes, 0u64..1000).prop_map(
+        |(batch, seq_k, heads, head_dim, page_size, lengths, (sd, softcap), dtypes, seed)| {
             let params = DecodeParams {
                 batch,
                 seq_k,
@@ -132,7 +133,8 @@ pub fn decode() -> impl Strategy<Value = Case> {
                 scale: None,
                 softcap,
                 sd,
-                dtype,
+                dtype: dtypes.0,
+                kv_dtype: dtypes.1,
             };
             Case::new("attention.decode", &params, seed)
         },

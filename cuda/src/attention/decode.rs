@@ -7,7 +7,7 @@ use touchstone_reference::{
 
 use super::{blocks, kind_of, score_of, tile_dim};
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, Buffer, BufferId, Plan},
     variant::Unsupported,
 };
 
@@ -16,6 +16,8 @@ struct Buffers {
     q: BufferId,
     k: BufferId,
     v: BufferId,
+    /// Of an 8-bit cache.
+    scales: Option<[BufferId; 2]>,
     table: Option<BufferId>,
     lengths: BufferId,
     o: BufferId,
@@ -31,6 +33,7 @@ impl Buffers {
             q: plan.input(inputs, "q"),
             k: plan.input(inputs, "k"),
             v: plan.input(inputs, "v"),
+            scales: p.kv_dtype.map(|_| ["k_scale", "v_scale"].map(|name| plan.input(inputs, name))),
             table: paged.then(|| plan.input(inputs, "block_table")),
             lengths: plan.input(inputs, "lengths"),
             o: plan.output("o", p.dtype, &[p.batch, p.heads_q, p.head_dim]),
@@ -41,11 +44,21 @@ impl Buffers {
     }
 }
 
-/// One block a query head.
+/// One block a query head. An 8-bit cache becomes one of f32 before.
 pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let p = case.params::<Params>()?;
     let mut plan = Plan::new();
-    let at = Buffers::new(&mut plan, &p, inputs);
+    let mut at = Buffers::new(&mut plan, &p, inputs);
+    let (o, mut dtype) = (at.o, p.dtype);
+    if let Some([k_scale, v_scale]) = at.scales {
+        at.k = widened(&mut plan, at.k, Some(k_scale), "keys")?;
+        at.v = widened(&mut plan, at.v, Some(v_scale), "values")?;
+        if dtype != DType::F32 {
+            at.q = widened(&mut plan, at.q, None, "queries")?;
+            at.o = plan.scratch("outputs", DType::F32, &[p.batch, p.heads_q, p.head_dim]);
+            dtype = DType::F32;
+        }
+    }
     let [scale, squeeze] = score_of(&p.problem());
     let scores = plan.scratch("scores", DType::F32, &[p.batch, p.heads_q, p.seq_k]);
     let args = [
@@ -66,10 +79,32 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
         scale,
         squeeze,
     ];
-    let grid = [blocks(p.batch * p.heads_q, 1)?, 1, 1];
-    let symbol = format!("decode_{}", p.dtype.name());
-    plan.launch("attention_decode_naive", symbol, grid, [128, 1, 1], 0, &args);
+    let rows = blocks(p.batch * p.heads_q, 1)?;
+    let symbol = format!("decode_{}", dtype.name());
+    plan.launch("attention_decode_naive", symbol, [rows, 1, 1], [128, 1, 1], 0, &args);
+    if at.o != o {
+        let args = [at.o.into(), o.into(), kind_of(p.dtype).into(), Arg::I32(p.head_dim as i32)];
+        plan.launch(DEQUANTIZED, "narrow", [rows, 1, 1], [128, 1, 1], 0, &args);
+    }
     Ok(plan)
+}
+
+const DEQUANTIZED: &str = "attention_decode_dequantized";
+
+/// The rows of a buffer as f32, times their scales where they have some.
+fn widened(
+    plan: &mut Plan,
+    from: BufferId,
+    scales: Option<BufferId>,
+    name: &str,
+) -> Result<BufferId, Unsupported> {
+    let Buffer { dtype, shape, .. } = plan.buffers()[from.0].clone();
+    let (&dim, rows) = shape.split_last().expect("rows have a width");
+    let to = plan.scratch(name, DType::F32, &shape);
+    let args = [from.into(), scales.into(), to.into(), kind_of(dtype).into(), Arg::I32(dim as i32)];
+    let grid = [blocks(rows.iter().product(), 1)?, 1, 1];
+    plan.launch(DEQUANTIZED, "widen", grid, [128, 1, 1], 0, &args);
+    Ok(to)
 }
 
 /// Many blocks a sequence, then a combination of their results.
@@ -82,6 +117,9 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
     /// Query heads a block takes.
     const HEADS: usize = 4;
     let p = case.params::<Params>()?;
+    if p.kv_dtype.is_some() {
+        return Err(Unsupported("it takes no 8-bit cache: naive and tensor_core do".into()));
+    }
     let problem = p.problem();
     let tile = tile_dim(&problem, 8)?;
     let tiles = p.batch * p.heads_kv * problem.group().div_ceil(HEADS);
@@ -134,8 +172,6 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
 pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     /// Query heads a block takes.
     const HEADS: usize = 8;
-    /// Keys that are worth a block.
-    const LEAST_KEYS: usize = 64;
     /// Blocks that an H100 or H200 holds at a time: three on each of 132 multiprocessors.
     const RESIDENT: usize = 3 * 132;
     let p = case.params::<Params>()?;
@@ -143,9 +179,9 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     if p.dtype == DType::F32 {
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
-    let tile = tile_dim(&problem, 8)?;
+    let TensorCores { module, symbol, least_keys } = TensorCores::of(&p)?;
     let tiles = p.batch * p.heads_kv * problem.group().div_ceil(HEADS);
-    let most = p.seq_k.div_ceil(LEAST_KEYS).max(1);
+    let most = p.seq_k.div_ceil(least_keys).max(1);
     // All blocks at once where that leaves few places empty; otherwise so many that the last round weighs little.
     let enough = if tiles > RESIDENT / 2 { 4 * RESIDENT } else { RESIDENT };
     let splits = (enough / tiles.max(1)).clamp(1, most);
@@ -153,18 +189,12 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
     let sums = plan.scratch("sums", DType::F32, &[splits, p.batch, p.heads_q, p.head_dim]);
-    let [scale, squeeze] = score_of(&problem);
     let stats = plan.scratch("stats", DType::F32, &[splits, p.batch, p.heads_q, 2]);
     // Zero before a run and after it: who counts last sets it back.
     let counters = plan.table("counters", Tensor::new(&[tiles], Data::U32(vec![0; tiles])));
-    let (module, suffix) = match p.dtype {
-        DType::F16 => ("attention_decode_tensor_core.f16", "f16"),
-        _ => ("attention_decode_tensor_core", "bf16"),
-    };
-    let args = [
-        at.q.into(),
-        at.k.into(),
-        at.v.into(),
+    let mut args: Vec<Arg> = vec![at.q.into(), at.k.into(), at.v.into()];
+    args.extend(at.scales.into_iter().flatten().map(Arg::from));
+    args.extend([
         at.table.into(),
         at.lengths.into(),
         sums.into(),
@@ -180,10 +210,44 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
         at.pages.into(),
         at.page_shift.into(),
         Arg::I32(splits as i32),
-        scale,
-        squeeze,
-    ];
+    ]);
+    args.extend(score_of(&problem));
+    if at.scales.is_some() {
+        // The power of two whose last place is 1.
+        args.push(Arg::F32((0.5 / p.dtype.unit_roundoff()) as f32));
+    }
     let grid = [blocks(tiles * splits, 1)?, 1, 1];
-    plan.launch(module, format!("decode_d{tile}_{suffix}"), grid, [128, 1, 1], 0, &args);
+    plan.launch(module, symbol, grid, [128, 1, 1], 0, &args);
     Ok(plan)
+}
+
+/// The kernel on tensor cores for a type of queries and of the cache.
+struct TensorCores {
+    module: &'static str,
+    symbol: String,
+    /// Keys that are worth a block: a step of each of its warps.
+    least_keys: usize,
+}
+
+impl TensorCores {
+    fn of(p: &Params) -> Result<Self, Unsupported> {
+        let suffix = p.dtype.name();
+        if p.kv_dtype.is_some() {
+            tile_dim(&p.problem(), 16)?;
+            if p.batch * p.seq_k.next_multiple_of(p.page_size.max(1)) > u32::MAX as usize {
+                return Err(Unsupported("its rows are numbered with 32 bits".into()));
+            }
+            let module = match p.dtype {
+                DType::F16 => "attention_decode_tensor_core_int8.f16",
+                _ => "attention_decode_tensor_core_int8",
+            };
+            return Ok(Self { module, symbol: format!("decode_{suffix}"), least_keys: 128 });
+        }
+        let tile = tile_dim(&p.problem(), 8)?;
+        let module = match p.dtype {
+            DType::F16 => "attention_decode_tensor_core.f16",
+            _ => "attention_decode_tensor_core",
+        };
+        Ok(Self { module, symbol: format!("decode_d{tile}_{suffix}"), least_keys: 64 })
+    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Arithmetic, Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one,
-    sample, uncapped,
+    quantized::draw_rows, sample, uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -23,6 +23,12 @@ use crate::{
 /// | `block_table`, paged only | `[batch, ⌈seq_k / page_size⌉]` | i32 | page of each run of `page_size` keys; −1 behind a sequence's end |
 /// | `lengths` | `[batch]` | i32 | keys of each sequence |
 ///
+/// With `kv_dtype=i8` the cache holds integers, `k` and `v` drawn as above and rounded, whose scales are two more inputs:
+///
+/// | input | shape | dtype | meaning |
+/// |---|---|---|---|
+/// | `k_scale`, `v_scale` | that of `k` without `head_dim` | f32 | a row is its scale · its integers |
+///
 /// | output | shape | dtype | meaning |
 /// |---|---|---|---|
 /// | `o` | `[batch, heads_q, head_dim]` | `dtype` | `Σ_j P_j v_j`; 0 for an empty sequence |
@@ -30,7 +36,8 @@ use crate::{
 ///
 /// Key `j` of sequence `b` lies in row `j mod page_size` of page `block_table[b, j div page_size]`.
 /// Sources: Kwon et al. 2023, §4.1 (paged attention); Dao et al. 2023 (Flash-Decoding). Notation and error
-/// model: see [`super`]; the combination of partial results counts as one more rise of the maximum.
+/// model: see [`super`] and, of 8-bit caches, `quantized.rs`; the combination of partial results counts as one more rise of
+/// the maximum.
 #[derive(Debug)]
 pub struct Decode;
 
@@ -77,8 +84,11 @@ pub struct Params {
     /// Standard deviation of queries and keys.
     #[serde(default = "one")]
     pub sd: f64,
-    /// Element type of q, k, v and o.
+    /// Element type of q and o, and of k and v unless `kv_dtype` names another.
     pub dtype: DType,
+    /// `i8`: k and v are 8-bit integers with a scale for each token and key head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_dtype: Option<DType>,
 }
 
 impl Params {
@@ -103,6 +113,23 @@ impl Params {
     pub fn pages_per_sequence(&self) -> usize {
         if self.kv == Cache::Paged { self.seq_k.div_ceil(self.page_size) } else { 0 }
     }
+
+    /// Shape of k and v.
+    fn cache_shape(&self) -> [usize; 4] {
+        let (pieces, keys) = match self.kv {
+            Cache::Contiguous => (self.batch, self.seq_k),
+            Cache::Paged => (self.batch * self.pages_per_sequence(), self.page_size),
+        };
+        [pieces, keys, self.heads_kv, self.head_dim]
+    }
+
+    /// Bytes that the cache spends on one token's key or value of one head, its scale included.
+    fn row_bytes(&self) -> usize {
+        match self.kv_dtype {
+            None => self.head_dim * self.dtype.bytes(),
+            Some(_) => self.head_dim + DType::F32.bytes(),
+        }
+    }
 }
 
 impl Algorithm for Decode {
@@ -121,21 +148,28 @@ impl Algorithm for Decode {
         if !(p.sd.is_finite() && p.sd >= 0.0) {
             return Err("sd must not be negative".into());
         }
+        if let Some(other) = p.kv_dtype.filter(|&dtype| dtype != DType::I8) {
+            let name = other.name();
+            return Err(format!("kv_dtype must be i8, or absent for a cache of dtype, not {name}"));
+        }
         p.problem().validate()
     }
 
     fn inputs(p: &Params, draw: &mut Draw) -> Tensors {
         let per_sequence = p.pages_per_sequence();
         let pages = p.batch * per_sequence;
-        let rows = match p.kv {
-            Cache::Contiguous => [p.batch, p.seq_k, p.heads_kv, p.head_dim],
-            Cache::Paged => [pages, p.page_size, p.heads_kv, p.head_dim],
-        };
         let q = draw.normal(p.dtype, &[p.batch, p.heads_q, p.head_dim], p.sd);
-        let k = draw.normal(p.dtype, &rows, p.sd);
-        let v = draw.normal(p.dtype, &rows, 1.0);
+        let mut tensors = Tensors::new().with("q", q);
+        for (name, scales, sd) in [("k", "k_scale", p.sd), ("v", "v_scale", 1.0)] {
+            if p.kv_dtype.is_some() {
+                let (integers, of_rows) = draw_rows(&p.cache_shape(), sd, draw);
+                tensors.insert(name, integers);
+                tensors.insert(scales, of_rows);
+            } else {
+                tensors.insert(name, draw.normal(p.dtype, &p.cache_shape(), sd));
+            }
+        }
         let lengths = draw_lengths(p.lengths, p.batch, p.seq_k, draw);
-        let mut tensors = Tensors::new().with("q", q).with("k", k).with("v", v);
         if p.kv == Cache::Paged {
             let mut free: Vec<i64> = (0..pages as i64).collect();
             let mut table = Vec::with_capacity(pages);
@@ -160,10 +194,16 @@ impl Algorithm for Decode {
         for (bh, queries) in sample(p.batch * p.heads_q, 1, p.seq_k * p.head_dim) {
             let (b, h) = (bh / p.heads_q, bh % p.heads_q);
             let keys = lengths[b] as usize;
-            let row = |j: usize| row_of_key(p, inputs, b, j, h / problem.group()) * p.head_dim;
             let q = Rows::new(inputs.tensor("q"), p.head_dim, [bh * p.head_dim].into_iter());
-            let k = Rows::new(inputs.tensor("k"), p.head_dim, (0..keys).map(row));
-            let v = Rows::new(inputs.tensor("v"), p.head_dim, (0..keys).map(row));
+            let row = |j: usize| row_of_key(p, inputs, b, j, h / problem.group());
+            let rows = |name: &str, scales: &str| {
+                let (tensor, at) = (inputs.tensor(name), (0..keys).map(row));
+                match inputs.get(scales) {
+                    Some(scales) => Rows::scaled(tensor, scales, p.head_dim, at),
+                    None => Rows::new(tensor, p.head_dim, at.map(|row| row * p.head_dim)),
+                }
+            };
+            let (k, v) = (rows("k", "k_scale"), rows("v", "v_scale"));
             for i in queries {
                 let attended = attend(&problem, Arithmetic::of(p.dtype), q.row(i), &k, &v, 0..keys);
                 o.row(bh * p.head_dim, &attended.o, &attended.o_error);
@@ -175,16 +215,16 @@ impl Algorithm for Decode {
             .with("lse", lse.expected(&[p.batch, p.heads_q], DType::F32))
     }
 
-    /// `flops = 4·head_dim` a key and query head; `bytes`: q, the valid rows of k and v read once, o and
-    /// lse written once; `items`: sequences. It is bound by memory, so `matrix` says nothing.
+    /// `flops = 4·head_dim` a key and query head; `bytes`: q, the valid rows of k and v with their scales read once, o
+    /// and lse written once; `items`: sequences. It is bound by memory, so `matrix` says nothing.
     fn work(p: &Params, inputs: &Tensors) -> Work {
         let keys: i64 = inputs.tensor("lengths").to_i64().iter().sum();
         let keys = keys as f64;
         let value = (p.head_dim * p.dtype.bytes()) as f64;
         Work {
             flops: 4.0 * (p.head_dim * p.heads_q) as f64 * keys,
-            bytes: value * (2.0 * p.heads_kv as f64 * keys + 2.0 * (p.batch * p.heads_q) as f64)
-                + 4.0 * (p.batch * p.heads_q) as f64,
+            bytes: 2.0 * (p.heads_kv * p.row_bytes()) as f64 * keys
+                + (2.0 * value + 4.0) * (p.batch * p.heads_q) as f64,
             items: p.batch as f64,
             matrix: true,
         }
@@ -222,6 +262,7 @@ mod tests {
             softcap: 0.0,
             sd: 1.0,
             dtype: DType::F32,
+            kv_dtype: None,
         };
         let real = |shape: &[usize], values: &[f64]| Tensor::from_real(DType::F32, shape, values);
         // Keys in order: 0, 0, ln 2 with values 1, 2, 3; the pages hold them as [ln 2, spare], [0, 0].
@@ -235,5 +276,30 @@ mod tests {
         let o = outputs.output("o").values()[0];
         let lse = outputs.output("lse").values()[0];
         assert!((o - 9.0 / 4.0).abs() < 1e-7 && (lse - 4f64.ln()).abs() < 1e-7, "{o} {lse}");
+    }
+    #[test]
+    fn integers_count_their_scales() {
+        let case = "attention.decode:batch=1,seq_k=2,heads_q=1,heads_kv=1,head_dim=1,dtype=f32,kv_dtype=i8,seed=0";
+        let p: Params = case.parse::<crate::Case>().unwrap().params().unwrap();
+        let integers = |values: &[i64]| Tensor::from_integers(DType::I8, &[1, 2, 1, 1], values);
+        let scales = |values: &[f64]| Tensor::from_real(DType::F32, &[1, 2, 1], values);
+        let inputs = Tensors::new()
+            .with("q", Tensor::from_real(DType::F32, &[1, 1, 1], &[1.0]))
+            .with("k", integers(&[2, -4]))
+            .with("k_scale", scales(&[0.5, -0.25]))
+            .with("v", integers(&[1, 3]))
+            .with("v_scale", scales(&[2.0, 0.5]))
+            .with("lengths", Tensor::from_integers(DType::I32, &[1], &[2]));
+        let outputs = Decode::reference(&p, &inputs);
+        let (o, lse) = (outputs.output("o").values()[0], outputs.output("lse").values()[0]);
+        assert!((o - 1.75).abs() < 1e-12 && (lse - 1.0 - 2f64.ln()).abs() < 1e-12, "{o} {lse}");
+        assert_eq!(Decode::work(&p, &inputs).bytes, (2 * 2 * (1 + 4) + 2 * 4 + 4) as f64);
+    }
+
+    #[test]
+    fn only_integers_of_8_bits_stand_for_another_type() {
+        let case = "attention.decode:batch=1,seq_k=2,heads_q=1,heads_kv=1,head_dim=1,dtype=f32,kv_dtype=f16,seed=0";
+        let p: Params = case.parse::<crate::Case>().unwrap().params().unwrap();
+        assert!(Decode::validate(&p).unwrap_err().starts_with("kv_dtype must be i8"));
     }
 }
