@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every variant under compute-sanitizer: memory errors, then races in shared memory. Needs a GPU, no Rust and no network.
 #
-#   ci/sanitize.sh SUITE OUT
+#   ci/sanitize.sh SUITE OUT                      all of them
+#   PROPERTIES=attention ci/sanitize.sh SUITE OUT  those whose names match a pattern
 #
 # SUITE is the binary of tests/cuda.rs, as `cargo test --release --test cuda --no-run` prints it. OUT, a new folder, gets
 # verdicts.txt, a line for each tool and property, and the log of each that did not pass. JOBS run side by side (half the
@@ -31,7 +32,8 @@ one() {
 }
 export -f one
 export suite out end=$(($(date +%s) + ${SECONDS_IN_ALL:-3600}))
-properties=$(sed -n 's/^\(.*::agrees_with_the_reference\): test$/\1/p' <<< "$listed")
+properties=$(sed -n 's/^\(.*::agrees_with_the_reference\): test$/\1/p' <<< "$listed" | grep -E "${PROPERTIES:-.}") ||
+    fail "no property matches $PROPERTIES"
 jobs=${JOBS:-$((($(nproc) + 1) / 2))}
 for tool in memcheck racecheck; do
     for property in $properties; do echo "$tool $property"; done

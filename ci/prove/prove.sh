@@ -5,16 +5,16 @@
 #   ci/prove/prove.sh TOUCHSTONE OUT [ARGUMENTS OF run …]
 #
 #   ci/prove/prove.sh target/release/touchstone out --shard 1/12 --variant reference     two noisy cores, 10 minutes
-#   ROUNDS_OF_A_RUN=12 ci/prove/prove.sh ./touchstone out --shard 1/24 --no-reference    an H100 or H200, 5 minutes
+#   SECONDS_SAME=300 ci/prove/prove.sh ./touchstone out --shard 1/28 --no-reference      an H100 or H200, 8 minutes
 #
-# ROUNDS_OF_A_RUN (6) is what `run --against` is to be given as --rounds; the proof needs two more than twice as many.
-# SECONDS_SAME (180) and SECONDS_MADE (60) bound the time.
+# ROUNDS_OF_A_RUN (8) is what `run --against` is to be given as --rounds; the proof takes four times as many, and needs two
+# more than twice as many. SECONDS_SAME (180) and SECONDS_MADE (60) bound the time.
 set -eu
 touchstone=$1 out=$2
 shift 2
 mkdir -p "$out"
-rounds=${ROUNDS_OF_A_RUN:-6}
-"$touchstone" run --quick "$@" --against "$touchstone" --rounds $((2 * rounds + 4)) --seconds "${SECONDS_SAME:-180}" \
+rounds=${ROUNDS_OF_A_RUN:-8}
+"$touchstone" run --quick "$@" --against "$touchstone" --rounds $((4 * rounds)) --seconds "${SECONDS_SAME:-180}" \
     --out "$out/same.jsonl"
 for factor in 1.05 1.10; do
     "$touchstone" run --quick "$@" --against "$touchstone" --rounds "$rounds" --seconds "${SECONDS_MADE:-60}" \

@@ -11,7 +11,7 @@ use super::print_text;
 /// Arguments of `prove`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Records of one build run against itself: `touchstone run --against ITSELF --rounds 16`
+    /// Records of one build run against itself: `touchstone run --against ITSELF --rounds 32`
     #[arg(value_name = "RECORDS")]
     same: PathBuf,
     /// Records of a run whose side B was slowed down: 1.05=FILE
@@ -21,7 +21,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1000, value_name = "N")]
     runs: usize,
     /// Rounds of a drawn run, as of `run --against --rounds`
-    #[arg(long, default_value_t = 6, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N")]
     rounds: usize,
     /// File for the noise learned on the way
     #[arg(long, value_name = "FILE")]

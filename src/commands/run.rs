@@ -35,7 +35,7 @@ pub struct Arguments {
     /// side A of the records, this build is side B; `touchstone gate RECORDS` then judges
     #[arg(long, value_name = "BINARY", conflicts_with_all = ["kernel", "inputs"])]
     against: Option<PathBuf>,
-    /// How often both builds are asked every case; an odd number is raised by one [default: 6]
+    /// How often both builds are asked every case; an odd number is raised by one [default: 8]
     #[arg(long, value_name = "N", requires = "against")]
     rounds: Option<u32>,
     /// Begin no further two rounds after this time
@@ -89,7 +89,7 @@ fn interleave(
     passed.extend(arguments.selection.variant.iter().map(|name| format!("--variant={name}")));
     let run = Interleaved {
         against: against.to_path_buf(),
-        rounds: arguments.rounds.unwrap_or(6),
+        rounds: arguments.rounds.unwrap_or(8),
         patience: arguments.seconds.map(Duration::from_secs),
         arguments: passed,
         slow_down: arguments.slow_down,

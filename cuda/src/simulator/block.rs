@@ -7,8 +7,10 @@ use super::{
     bulk::{Counted, Engine},
     execute::{BARRIERS, BarrierState, Context, LaunchState},
     fault::{Fault, FaultKind, Hazard, Place, Side, Space},
+    instructions::Op,
     memory::Cells,
     monitor::{Monitor, Site},
+    register_pool::RegisterPool,
     registers::{FULL, Position, Registers},
     shared::Shared,
     warp::{Stop, Trouble, Wait, Warp},
@@ -47,6 +49,7 @@ pub struct Block {
     barriers: [BarrierState; BARRIERS],
     live: Vec<u32>,
     engine: Engine,
+    registers: RegisterPool,
 }
 
 impl Block {
@@ -83,7 +86,9 @@ impl Block {
             Warp::new(index, registers, local, live)
         };
         let warps: Vec<Warp> = (0..warps).map(warp).collect();
+        let registers = RegisterPool::new(warps.len(), kernel.max_threads, kernel.min_blocks);
         Self {
+            registers,
             index: 0,
             live: warps.iter().map(|warp| warp.live).collect(),
             warps,
@@ -105,6 +110,7 @@ impl Block {
         }
         self.shared.reset();
         self.engine.reset();
+        self.registers.reset();
         self.barriers = std::array::from_fn(|_| BarrierState::default());
     }
 
@@ -171,6 +177,7 @@ impl Block {
             engine: &mut self.engine,
             barriers: &mut self.barriers,
             live: &mut self.live,
+            registers: &mut self.registers,
             block: self.index,
             progress,
             time_is_over: false,
@@ -245,6 +252,12 @@ impl Block {
         let asleep = |group: &&super::warp::Group| matches!(group.wait, Wait::Mbarrier { .. });
         let (pc, lanes) =
             self.warps[warp].groups().iter().find(asleep).map_or((0, 1), |g| (g.pc, g.lanes));
+        let op = &launch.kernel.instructions[pc as usize].decoded.op;
+        if let Op::HoldRegisters(_) = op {
+            let note = self.registers.shortage(self.warps[warp].index);
+            let hazard = Box::new(Hazard::new(FaultKind::Deadlock, note));
+            return self.fault(launch, warp, Trouble { pc, lanes, hazard });
+        }
         let left = |(at, object): (&usize, &super::mbarrier::Mbarrier)| {
             let (pending, bytes) = (object.pending, object.bytes);
             format!("at {at:#x} phase {} waits for {pending} arrivals, {bytes} bytes", object.phase)

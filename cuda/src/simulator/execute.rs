@@ -17,6 +17,7 @@ use super::{
     memory::{Cells, Global},
     monitor::{Monitor, Scope, Site},
     numeric::tensor::TensorMap,
+    register_pool::RegisterPool,
     registers::{Registers, Source},
     shared::Shared,
     warp::{Next, Warp},
@@ -77,6 +78,8 @@ pub struct Context<'b, 'l, M> {
     pub barriers: &'b mut [BarrierState; BARRIERS],
     /// Lanes of each warp that have not exited.
     pub live: &'b mut [u32],
+    /// The block's registers.
+    pub registers: &'b mut RegisterPool,
     /// The block's linear index.
     pub block: u64,
     /// Whether anything has changed that another thread could wait for.
@@ -132,6 +135,12 @@ impl<M: Monitor> Context<'_, '_, M> {
             Op::Mbarrier(op) if active != 0 && self.sleeps(warp, op, active)? => {
                 return Ok(Next::Sleep);
             }
+            Op::HoldRegisters(count) if active != 0 => {
+                if !self.registers.hold(warp.index, *count) {
+                    return Ok(Next::Sleep);
+                }
+                *self.progress = true;
+            }
             _ => {}
         }
         self.count(warp.index, pc, decoded, active);
@@ -153,7 +162,7 @@ impl<M: Monitor> Context<'_, '_, M> {
             Op::Compute(compute) | Op::Aligned(compute) | Op::Collective(_, compute) => {
                 compute(&mut warp.registers, active)?;
             }
-            Op::Branch(_) | Op::Nothing | Op::FenceProducts => {}
+            Op::Branch(_) | Op::Nothing | Op::HoldRegisters(_) | Op::FenceProducts => {}
             Op::BranchIndexed(index, targets) => {
                 return self.branch_indexed(warp, *index, targets, active);
             }

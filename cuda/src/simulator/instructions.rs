@@ -93,6 +93,8 @@ pub enum Op {
     MatrixStore(MatrixStore),
     /// `wgmma.mma_async`.
     WarpgroupProduct(Box<WarpgroupProduct>),
+    /// `setmaxnreg`: the warp is to hold so many registers a thread.
+    HoldRegisters(u32),
     /// `wgmma.fence`.
     FenceProducts,
     /// `wgmma.commit_group`.

@@ -86,6 +86,8 @@ pub struct Kernel {
     pub local_bytes: usize,
     /// Most threads of a block.
     pub max_threads: Option<usize>,
+    /// Blocks that are to share a multiprocessor.
+    pub min_blocks: usize,
     /// The module's variables, in the order of their addresses.
     pub variables: Vec<ModuleVariable>,
     /// Whether its blocks talk to each other.
@@ -166,6 +168,7 @@ impl<'t> Builder<'t> {
                 static_shared_bytes: 0,
                 local_bytes: 0,
                 max_threads: text.max_threads,
+                min_blocks: text.min_blocks,
                 variables: Vec::new(),
                 communicates: false,
                 committed_lines: false,

@@ -24,7 +24,6 @@ pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
             form.kind()?;
             Op::Nothing
         }
-        // How many registers a warp may use has no meaning here: each has as many as it names.
         "setmaxnreg" => {
             let known = (form.takes("inc") || form.takes("dec"))
                 && form.takes("sync")
@@ -33,7 +32,7 @@ pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
             if !known {
                 return Err(Refusal::Unknown);
             }
-            Op::Nothing
+            Op::HoldRegisters(form.immediate(0)?.min(256) as u32)
         }
         // Launches of a plan run one after the other: there is never anything to wait for.
         "griddepcontrol" => {

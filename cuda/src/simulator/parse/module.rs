@@ -60,6 +60,8 @@ pub struct KernelText<'t> {
     pub params: Vec<Variable<'t>>,
     /// Most threads of a block that it takes (`.maxntid`), or the exact block (`.reqntid`).
     pub max_threads: Option<usize>,
+    /// Blocks that are to share a multiprocessor (`.minnctapersm`).
+    pub min_blocks: usize,
     /// Its body, the outermost braces left out.
     pub items: Vec<Item<'t>>,
 }
@@ -286,6 +288,7 @@ fn kernel<'t>(cursor: &mut Cursor<'t, '_>) -> Result<KernelText<'t>, SyntaxError
         name: cursor.word()?,
         params: Vec::new(),
         max_threads: None,
+        min_blocks: 1,
         items: Vec::new(),
     };
     if cursor.takes('(') {
@@ -309,7 +312,10 @@ fn kernel<'t>(cursor: &mut Cursor<'t, '_>) -> Result<KernelText<'t>, SyntaxError
                 }
                 kernel.max_threads = usize::try_from(threads).ok();
             }
-            ".minnctapersm" | ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => {
+            ".minnctapersm" => {
+                kernel.min_blocks = usize::try_from(cursor.integer()?).unwrap_or(1).max(1);
+            }
+            ".maxnctapersm" | ".maxnreg" | ".maxclusterrank" => {
                 cursor.integer()?;
             }
             ".reqnctapercluster" => {
