@@ -104,18 +104,18 @@ impl Agreement {
     /// What is wrong beside the naive variant, which computes the same in the same precision: an output whose
     /// root-mean-square error is more than twice the naive one's. The bound of each element allows for the worst
     /// case; this finds what is lost on average, such as a sum that drifts. Errors below the unit roundoff of the
-    /// output's type (or the coarser one that its error model allows), and outputs of too few elements for an average,
-    /// are let pass. So are those where few elements carry the naive error: of sums in a free order, over rows of which
-    /// a few are long, some are twice as far off.
+    /// output's type, and outputs of too few elements for an average, are let pass. So are those where few elements
+    /// carry the naive error: of sums in a free order, over rows of which a few are long, some are twice as far off.
     pub fn worse_than_naive(&self, naive: &Self, expected: &Outputs) -> Option<String> {
         const MOST: f64 = 2.0;
         const FEWEST_ELEMENTS: u64 = 1024;
         // 64 carry the error of about 192 with normal errors: by chance twice as large once in far more than 10⁹.
         const FEWEST_CARRIERS: u64 = 64;
         self.outputs.iter().find_map(|output| {
+            let dtype = expected.iter().find(|(name, _)| *name == output.name)?.1.dtype();
             let naive = naive.outputs.iter().find(|o| o.name == output.name)?;
             let rms = output.relative_rms?;
-            let limit = MOST * naive.relative_rms?.max(expected.roundoff(&output.name));
+            let limit = MOST * naive.relative_rms?.max(dtype.unit_roundoff());
             let is_average = output.compared >= FEWEST_ELEMENTS
                 && naive.error_elements.is_none_or(|carriers| carriers >= FEWEST_CARRIERS);
             (is_average && rms > limit).then(|| {

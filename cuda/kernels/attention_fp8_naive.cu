@@ -1,10 +1,12 @@
 // Idea: the formula as it stands: all scores in memory, a softmax of each row rounded to e4m3, then the product with V.
-// Source: Vaswani et al. 2017, equation 1; Micikevicius et al. 2022 for e4m3.
+// Source: Vaswani et al. 2017, equation 1; Micikevicius et al. 2022 for e4m3; Fasi et al. 2021 for how tensor cores add,
+//   with the places that sm_90 was seen to keep (cuda/src/simulator/numeric/tensor/sum.rs).
 // Shapes: see attention.cuh; q, k: e4m3, v: e4m3 [batch, heads_kv, head_dim, seq_k]; scales: f32 [batch, heads, blocks of
 //   128]; p: f32 scratch [batch, heads_q, seq_q, seq_k].
 // Plan: scores: one thread a query-key pair. softmax: one block a row, in place. product: one thread an output.
-// Numerics: f32 throughout; probabilities are rounded to e4m3 as tensor cores would take them, 256 standing for 1, in whole
-//   numbers of bits, because conversions to 8 bits begin with sm_89. The sum takes them unrounded.
+// Numerics: f32, but scores are added as 8-bit tensor cores add, so that other kernels are compared with one of their own
+//   precision. Probabilities are rounded to e4m3 as tensor cores take them, 256 standing for 1, in whole numbers of bits,
+//   because conversions to 8 bits begin with sm_89. Their sum takes them unrounded.
 // Limits: the scratch grows with seq_q x seq_k; values are read 1 byte at a time, seq_k apart.
 #include "attention_rows.cuh"
 
@@ -18,6 +20,25 @@ __device__ __forceinline__ float of_e4m3(u8 bits) {
     if ((bits & 0x7f) == 0x7f) return __int_as_float(0x7fffffff);
     const float magnitude = __uint_as_float((u32)(bits & 0x7f) << 20) * 0x1p120f;
     return bits & 0x80 ? -magnitude : magnitude;
+}
+
+// The exponent of e4m3 bits that are not zero, without what a subnormal number lacks.
+__device__ __forceinline__ int exponent_of(u8 bits) { return max((bits & 0x7f) >> 3, 1) - 7; }
+
+// sum + Σ a·b over up to 32 products, as an 8-bit tensor core adds them: all are shifted to the largest exponent, what falls
+// below 13 binary places is cut off, and the rest is added exactly.
+__device__ float add_products(float sum, const u8* a, const u8* b, int n) {
+    constexpr int PLACES = 13, NONE = -1000;
+    int top = sum == 0.f ? NONE : max((int)(__float_as_uint(sum) >> 23 & 0xff), 1) - 127;
+#pragma unroll 1
+    for (int i = 0; i < n; ++i)
+        if ((a[i] & 0x7f) && (b[i] & 0x7f)) top = max(top, exponent_of(a[i]) + exponent_of(b[i]));
+    if (top == NONE) return 0.f;
+    const float up = __int_as_float((PLACES - top + 127) << 23);  // 2^(PLACES - top)
+    float total = truncf(sum * up);
+#pragma unroll 1
+    for (int i = 0; i < n; ++i) total += truncf(of_e4m3(a[i]) * of_e4m3(b[i]) * up);
+    return total / up;
 }
 
 // x, from 0 to 256, to the nearest e4m3, ties to even.
@@ -45,8 +66,7 @@ extern "C" __global__ void scores(const u8* __restrict__ q, const u8* __restrict
     const u8* query = q + ((r.b * seq_q + r.i) * heads_q + r.h) * dim;
     const u8* key = k + ((r.b * seq_k + j) * heads_kv + h_kv) * dim;
     float sum = 0.f;
-#pragma unroll 1
-    for (i64 d = 0; d < dim; ++d) sum = fmaf(of_e4m3(query[d]), of_e4m3(key[d]), sum);
+    for (i64 d = 0; d < dim; d += 32) sum = add_products(sum, query + d, key + d, (int)min(dim - d, (i64)32));
     const i64 q_block = (r.b * heads_q + r.h) * ((seq_q + BLOCK - 1) / BLOCK) + r.i / BLOCK;
     const i64 k_block = (r.b * heads_kv + h_kv) * ((seq_k + BLOCK - 1) / BLOCK) + j / BLOCK;
     s[at] = scale * q_scale[q_block] * k_scale[k_block] * sum;

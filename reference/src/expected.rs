@@ -152,10 +152,7 @@ impl Expected {
 
 /// The expected outputs of a case by name, in a fixed order.
 #[derive(Clone, Debug, Default)]
-pub struct Outputs {
-    of_name: IndexMap<String, Expected>,
-    coarse: IndexMap<String, f64>,
-}
+pub struct Outputs(IndexMap<String, Expected>);
 
 impl Outputs {
     /// No outputs.
@@ -166,22 +163,8 @@ impl Outputs {
     /// The same with one more output.
     #[must_use]
     pub fn with(mut self, name: &str, expected: Expected) -> Self {
-        self.of_name.insert(name.to_string(), expected);
+        self.0.insert(name.to_string(), expected);
         self
-    }
-
-    /// The same with the unit roundoff at which a right kernel may compute an output, where that is coarser than its type:
-    /// the error model says why.
-    #[must_use]
-    pub fn coarse(mut self, name: &str, roundoff: f64) -> Self {
-        self.coarse.insert(name.to_string(), roundoff);
-        self
-    }
-
-    /// The unit roundoff at which a right kernel may compute an output: its type's, unless the error model is coarser.
-    pub fn roundoff(&self, name: &str) -> f64 {
-        let of_type = self.output(name).dtype().unit_roundoff();
-        self.coarse.get(name).map_or(of_type, |coarse| coarse.max(of_type))
     }
 
     /// The output of that name.
@@ -189,21 +172,21 @@ impl Outputs {
     /// # Panics
     /// If the operation has no such output.
     pub fn output(&self, name: &str) -> &Expected {
-        self.of_name.get(name).unwrap_or_else(|| panic!("no output named '{name}'"))
+        self.0.get(name).unwrap_or_else(|| panic!("no output named '{name}'"))
     }
 
     /// Names and outputs in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Expected)> {
-        self.of_name.iter().map(|(name, expected)| (name.as_str(), expected))
+        self.0.iter().map(|(name, expected)| (name.as_str(), expected))
     }
 
     /// Number of outputs.
     pub fn len(&self) -> usize {
-        self.of_name.len()
+        self.0.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.of_name.is_empty()
+        self.0.is_empty()
     }
 }

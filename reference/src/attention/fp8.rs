@@ -42,8 +42,7 @@ pub const BLOCK: usize = 128;
 /// - 8-bit tensor cores keep 13 binary places below the largest of 32 products and their running sum (measured on
 ///   sm_90, see the simulator), and cut off the rest: each term of a sum may lose 2⁻¹³ of the sum's peak, which is the
 ///   largest of its terms and partial sums. With signs as good as random that is `min(n, 8·√n)·2⁻¹³·peak`. The sum with V
-///   may be cut into parts, none of which exceeds twice the peak. The naive kernel adds in f32, so on average a kernel's
-///   `lse` may be off by more than twice as much: half a cut is its unit roundoff.
+///   may be cut into parts, none of which exceeds twice the peak.
 /// - Probabilities may be rounded to e4m3 relative to the largest so far, which is 256: by 2⁻⁴ of themselves, or
 ///   by 2⁻¹⁸ absolutely. Many such roundings hardly agree: `min(Σ P|v|, 8·√Σ(Pv)² + |o|)·2⁻⁴`, where |o| stands for what
 ///   they have in common.
@@ -222,7 +221,6 @@ impl Algorithm for Fp8 {
         Outputs::new()
             .with("o", o.expected(&[p.batch, p.seq_q, p.heads_q, p.head_dim], p.dtype))
             .with("lse", lse.expected(&[p.batch, p.heads_q, p.seq_q], DType::F32))
-            .coarse("lse", Arithmetic::E4M3.cut / 2.0)
     }
 
     /// `flops = 4·head_dim` a visible query-key pair and head (two products; tensor cores do 8-bit ones twice as fast as
