@@ -5,11 +5,11 @@
 //   dQ, zeros at first, [batch, heads_q, tiles of 64 queries, groups of 8 values, 128 threads, 4], of 8 groups, or of 16
 //   where head_dim is beyond 64; head_dim a multiple of 8 up to 128, f16 or bf16.
 // Plan: a block of 3 warpgroups. Two own 64 keys each, whose K and V stay in shared memory, and walk together over tiles
-//   of 64 queries of every head of the group, which warpgroup 0 fetches. S^T = K Q^T and dP^T = V dO^T leave P^T
-//   and dS^T in the registers of the warpgroup, where they are the left operands of dV += P^T dO and dK += dS^T Q. dS^T
-//   goes to shared memory too: read across, that of both warpgroups is the left operand of dQ = dS K, of which each has
-//   half of the head's values and adds them to memory as they lie in its registers, 16 bytes a thread, while the tensor
-//   cores sum dK. A second kernel puts dQ in order, scales and rounds it.
+//   of 64 queries of every head of the group, which warpgroup 0 fetches. S^T = K Q^T and dP^T = V dO^T leave P^T and dS^T
+//   in the registers of the warpgroup, where they are the left operands of dV += P^T dO and dK += dS^T Q. dS^T goes to
+//   shared memory too: read across, that of both warpgroups is the left operand of dQ = dS K, of which each has half of
+//   the head's values and adds them to memory as they lie in its registers, 16 bytes a thread, while the tensor cores sum
+//   dK. A second kernel puts dQ in order, scales and rounds it.
 // Numerics: f32 sums, those of dQ over tiles of 128 keys in the order of arrival; a soft cap by tanh_of; probabilities and
 //   score gradients are rounded to the storage type for the second products.
 // Limits: dQ once more in f32, which is cleared, added to and read. The products of a head of 64 values are those of 128.
@@ -21,8 +21,8 @@
 namespace {
 
 // What lies where in shared memory, in bytes from its 1024-aligned start: the block's K and V, `STAGES` tiles of Q and dO,
-// two of dS^T (as one is read the next is written), base and delta of queries, barriers. Enumerated, not constexpr: those
-// become variables of the PTX.
+// two of dS^T (as one is read the next is written), base and delta of queries, barriers. Enumerated, for what is constexpr
+// becomes a variable of the PTX.
 constexpr int STAGES = 3;
 enum : u32 {
     TILE = QUERIES * DIM * 2,
@@ -62,7 +62,7 @@ __device__ __forceinline__ void begin_scores(float (&s)[QUERIES / 2], u64 own_ro
     product_commit();
 }
 
-// A soft cap on a tile of scores, 8 of which are written out and come round: written out for all it is a seventh of the PTX.
+// A soft cap on a tile of scores, 8 of which are written out and come round: all written out are a seventh of the PTX.
 __device__ __forceinline__ void squeeze_all(float (&s)[QUERIES / 2], float squeeze) {
 #pragma unroll 1
     for (int round = 0; round < QUERIES / 16; ++round) {
@@ -99,8 +99,8 @@ __device__ __forceinline__ void soften(float (&s)[QUERIES / 2], u32 (&p)[QUERIES
 // Puts the k-th 16 columns of a warp's 16 rows, as they lie in its accumulators (chunks of 16 bytes, swizzled by row).
 __device__ __forceinline__ void put_columns(u32 rows, int k, const u32 (&two)[4], int lane) {
     const u32 to = rows + lane % 16 * ROW + (lane / 16 ^ lane % 8) * 16;
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"((to ^ k % 4 * 32) + k / 4 * (OWN * ROW)),
-                 "r"(two[0]), "r"(two[1]), "r"(two[2]), "r"(two[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                 ::"r"((to ^ k % 4 * 32) + k / 4 * (OWN * ROW)), "r"(two[0]), "r"(two[1]), "r"(two[2]), "r"(two[3])
                  : "memory");
 }
 
@@ -204,7 +204,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 // As n.seeing(key), in arithmetic, for branches would double what they lead to.
-                const int key = j + half * 8 + lane / 4, first = causal * (key - (seq_k - seq_q)), here = i0 + lane % 4 * 2;
+                const int key = j + half * 8 + lane / 4, here = i0 + lane % 4 * 2;
+                const int first = causal * (key - (seq_k - seq_q));
                 hide<QUERIES>(s, half, first - here, (key < seq_k ? min(seq_q, first + window) : 0) - here);
             }
         if (squeeze != 0.f)
@@ -223,7 +224,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto begin_dq = [&](u32 turn) {
         const u64 across = tile_descriptor(shared + DS + turn % 2 * DS_TILE, 16);
 #pragma unroll
-        for (int at = 0; at < OWN; at += 16) product_across(dq, further(across, at * ROW), further(k_across, at * ROW), at > 0);
+        for (int at = 0; at < OWN; at += 16)
+            product_across(dq, further(across, at * ROW), further(k_across, at * ROW), at > 0);
         product_commit();
     };
 #pragma unroll
@@ -276,8 +278,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 }
 
 // A block a tile of queries of a head: a thread has 8 values of two rows, 8 apart, which lie together in `sum`.
-extern "C" __global__ void __launch_bounds__(256) dq_bf16(const float4* __restrict__ sum, T* __restrict__ dq, int seq_q, int heads_q,
-                                                         int dim, float slope) {
+extern "C" __global__ void __launch_bounds__(256)
+    dq_bf16(const float4* __restrict__ sum, T* __restrict__ dq, int seq_q, int heads_q, int dim, float slope) {
     const int tiles = (seq_q + QUERIES - 1) / QUERIES, bh = blockIdx.x / tiles, i0 = blockIdx.x % tiles * QUERIES;
 #pragma unroll 1
     for (int at = threadIdx.x; at < QUERIES / 2 * (DIM / 8); at += 256) {
