@@ -213,8 +213,8 @@ impl Trained {
     /// # Errors
     /// None of its own.
     pub fn by_reference(&self, effort: Effort) -> anyhow::Result<Neural> {
-        self.decode(None, effort, |sequences, plan, tally, steps| {
-            tally.round(sequences.by_reference(plan, SEED), None, steps)
+        self.decode(None, effort, |sequences, plan, tally, (steps, seed)| {
+            tally.round(sequences.by_reference(plan, seed), None, steps)
         })
     }
 
@@ -229,9 +229,12 @@ impl Trained {
             Ok(samples.get(samples.len() / 2).map(|ns| ns * 1e-9))
         };
         let name = gpu.properties().name.clone();
-        self.decode(Some(name), effort, |sequences, plan, tally, steps| {
+        self.decode(Some(name), effort, |sequences, plan, tally, (steps, seed)| {
             let mut plans = Vec::new();
-            for (name, tiled) in [("naive", false), ("tiled", true)] {
+            // The first round of a scheme chooses for all of them.
+            let chosen = tally.variant.as_deref();
+            let asked = [("naive", false), ("tiled", true)];
+            for (name, tiled) in asked.into_iter().filter(|(n, _)| chosen.is_none_or(|c| c == *n)) {
                 let cuda = sequences.stepping(plan, tiled)?;
                 let took = alone(&gpu.prepare(&cuda)?)?.unwrap_or(f64::INFINITY);
                 plans.push((took, name, cuda));
@@ -240,7 +243,7 @@ impl Trained {
             let (_, name, cuda) = &plans[0];
             tally.variant = Some((*name).to_string());
             let begun = || -> anyhow::Result<_> {
-                Ok(Loop::new(sequences, plan, OnDevice::new(gpu.prepare(cuda)?, alone), SEED))
+                Ok(Loop::new(sequences, plan, OnDevice::new(gpu.prepare(cuda)?, alone), seed))
             };
             tally.round(begun()?, Some(begun()?), steps)
         })
@@ -251,7 +254,7 @@ impl Trained {
         &self,
         device: Option<String>,
         effort: Effort,
-        round: impl Fn(&Sequences, &Plan, &mut Tally, usize) -> anyhow::Result<()>,
+        round: impl Fn(&Sequences, &Plan, &mut Tally, (usize, u64)) -> anyhow::Result<()>,
     ) -> anyhow::Result<Neural> {
         let scheme = |scheme| -> anyhow::Result<Verified> {
             let plan = Plan::of(scheme);
@@ -260,7 +263,8 @@ impl Trained {
                 let sequences = self.sequences(number, effort.rounds);
                 // The last pass is the one that the drift is measured by.
                 let steps = effort.steps.min(sequences.room(&plan) - 1);
-                round(&sequences, &plan, &mut tally, steps)?;
+                // Uniforms of its own: the same ones in every round would make its tokens those of one draw.
+                round(&sequences, &plan, &mut tally, (steps, SEED + number as u64))?;
             }
             Ok(tally.verified(&plan))
         };
@@ -290,7 +294,7 @@ impl Trained {
     }
 }
 
-/// Seed of every run.
+/// Seed of every scheme's first round.
 const SEED: u64 = 1;
 
 /// What the rounds of a scheme add up to.

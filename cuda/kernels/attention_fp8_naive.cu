@@ -66,7 +66,9 @@ extern "C" __global__ void scores(const u8* __restrict__ q, const u8* __restrict
     const u8* query = q + ((r.b * seq_q + r.i) * heads_q + r.h) * dim;
     const u8* key = k + ((r.b * seq_k + j) * heads_kv + h_kv) * dim;
     float sum = 0.f;
-    for (i64 d = 0; d < dim; d += 32) sum = add_products(sum, query + d, key + d, (int)min(dim - d, (i64)32));
+    // Tiles are filled up to 128 values with zeros, and products of nothing cut a sum once more.
+    for (i64 d = 0; d < max(dim, (i64)128); d += 32)
+        sum = add_products(sum, query + d, key + d, (int)max(min(dim - d, (i64)32), (i64)0));
     const i64 q_block = (r.b * heads_q + r.h) * ((seq_q + BLOCK - 1) / BLOCK) + r.i / BLOCK;
     const i64 k_block = (r.b * heads_kv + h_kv) * ((seq_k + BLOCK - 1) / BLOCK) + j / BLOCK;
     s[at] = scale * q_scale[q_block] * k_scale[k_block] * sum;
