@@ -6,16 +6,9 @@
 // Numerics: f32, expf, a soft cap by tanh_of.
 // Limits: every query head reads its key head again, and few sequences leave most of the device idle.
 #include "attention_cache.cuh"
+#include "attention_rows.cuh"
 
 namespace {
-
-template <typename Combine> __device__ float block_reduce(float x, float* shared, Combine combine) {
-    for (int offset = 16; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
-    return combine(combine(shared[0], shared[1]), combine(shared[2], shared[3]));
-}
 
 template <typename T>
 __device__ void decode(const T* q, const T* k, const T* v, Cache cache, const int* lengths, float* s, T* o, float* lse,
