@@ -22,6 +22,7 @@ layout, and --check compiles a file that differs again, under other layouts, bef
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import json
 import os
@@ -214,7 +215,9 @@ def main():
         if unknown:
             parser.error(f"no kernel file named {', '.join(sorted(unknown))}")
         sources = [s for s in sources if s.stem in options.stems]
-    nvrtc, stale, table, stems = Nvrtc(), [], {}, []
+    nvrtc, stale, stems = Nvrtc(), [], []
+    # ptxas is a process of its own: it assembles one file while the next is compiled.
+    assembler, assembled = concurrent.futures.ThreadPoolExecutor(1), []
     PTX.mkdir(exist_ok=True)
     LINES.mkdir(exist_ok=True)
     for source in sources:
@@ -235,12 +238,15 @@ def main():
         if (options.resources or rewritten) and path.exists():
             stems.append(source.stem)
             for text in twins(source, path):
-                for symbol, takes in resources(source.stem, text).items():
-                    table[f"{source.stem}/{symbol}"] = takes
-                    if options.resources and not options.check:
-                        print(f"{symbol:48} " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in takes.items()))
+                assembled.append((source.stem, assembler.submit(resources, source.stem, text)))
     if options.print:
         return
+    table = {}
+    for stem, taken in assembled:
+        for symbol, takes in taken.result().items():
+            table[f"{stem}/{symbol}"] = takes
+            if options.resources and not options.check:
+                print(f"{symbol:48} " + ", ".join(f"{n} {k.replace('_', ' ')}" for k, n in takes.items()))
     if not options.stems:
         known = {s.stem for s in sources}
         left_over = [p for p in [*PTX.glob("*.ptx"), *LINES.glob("*.lines")] if p.stem not in known]
