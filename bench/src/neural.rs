@@ -230,20 +230,19 @@ impl Trained {
         };
         let name = gpu.properties().name.clone();
         self.decode(Some(name), effort, |sequences, plan, tally, (steps, seed)| {
-            let mut plans = Vec::new();
             // The first round of a scheme chooses for all of them.
-            let chosen = tally.variant.as_deref();
-            let asked = [("naive", false), ("tiled", true)];
-            for (name, tiled) in asked.into_iter().filter(|(n, _)| chosen.is_none_or(|c| c == *n)) {
-                let cuda = sequences.stepping(plan, tiled)?;
-                let took = alone(&gpu.prepare(&cuda)?)?.unwrap_or(f64::INFINITY);
-                plans.push((took, name, cuda));
+            if tally.variant.is_none() {
+                let took = |tiled| -> anyhow::Result<f64> {
+                    let cuda = sequences.stepping(plan, tiled)?;
+                    Ok(alone(&gpu.prepare(&cuda)?)?.unwrap_or(f64::INFINITY))
+                };
+                let naive = took(false)?;
+                let faster = if took(true)? < naive { "tiled" } else { "naive" };
+                tally.variant = Some(faster.to_string());
             }
-            plans.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let (_, name, cuda) = &plans[0];
-            tally.variant = Some((*name).to_string());
+            let cuda = sequences.stepping(plan, tally.variant.as_deref() == Some("tiled"))?;
             let begun = || -> anyhow::Result<_> {
-                Ok(Loop::new(sequences, plan, OnDevice::new(gpu.prepare(cuda)?, alone), seed))
+                Ok(Loop::new(sequences, plan, OnDevice::new(gpu.prepare(&cuda)?, alone), seed))
             };
             tally.round(begun()?, Some(begun()?), steps)
         })
