@@ -153,14 +153,27 @@ fn head_map(
     [batch, seq, heads, head_dim]: [usize; 4],
     rows: usize,
 ) -> Result<MapId, Unsupported> {
-    let (row, element) = ((heads * head_dim) as u64 * 2, head_dim as u64 * 2);
+    let (row, head) = (heads * head_dim * 2, head_dim * 2);
+    let (dims, strides) = ([head_dim, heads, seq, batch], [head, row, row * seq]);
+    swizzled_map(plan, buffer, 2, &dims, &strides, &[64, 1, rows, 1])
+}
+
+/// A map of boxes of elements of so many bytes, their innermost rows of up to 128 bytes swizzled.
+fn swizzled_map(
+    plan: &mut Plan,
+    buffer: BufferId,
+    element_bytes: u32,
+    dims: &[usize],
+    strides_bytes: &[usize],
+    box_dims: &[usize],
+) -> Result<MapId, Unsupported> {
     let map = TensorMap {
         address: 0,
-        element_bytes: 2,
-        dims: [head_dim, heads, seq, batch].map(|n| n as u64).to_vec(),
-        strides_bytes: vec![element, row, row * seq as u64],
-        box_dims: vec![64, 1, rows as u32, 1],
-        element_strides: vec![1; 4],
+        element_bytes,
+        dims: dims.iter().map(|&n| n as u64).collect(),
+        strides_bytes: strides_bytes.iter().map(|&n| n as u64).collect(),
+        box_dims: box_dims.iter().map(|&n| n as u32).collect(),
+        element_strides: vec![1; dims.len()],
         swizzle: Swizzle::Bytes128,
         ..TensorMap::default()
     };

@@ -211,7 +211,7 @@ impl Rows {
     }
 
     pub(crate) fn new(tensor: &Tensor, width: usize, offsets: impl Iterator<Item = usize>) -> Self {
-        let mut rows = Self { values: Vec::new(), width, scales: Vec::new() };
+        let mut rows = Self::of(width, Vec::new());
         rows.append(tensor, offsets);
         rows
     }
@@ -302,24 +302,18 @@ impl Arithmetic {
         cut: 1.0 / (1 << 13) as f64,
     };
 
-    /// Error of a sum of `n` products, from their magnitudes and the sum's peak.
-    fn of_product(&self, n: usize, magnitude: f64, peak: f64) -> f64 {
-        U * (chain(n, self.operands) + 4.0 + self.factors) * magnitude + self.of_cuts(n, peak)
-    }
-
-    fn of_cuts(&self, n: usize, peak: f64) -> f64 {
-        let n = n as f64;
+    /// What a sum of these terms may lose by cuts, each relative to the largest magnitude among terms and partial sums.
+    fn of_cuts(&self, terms: impl ExactSizeIterator<Item = f64>) -> f64 {
+        if self.cut == 0.0 {
+            return 0.0;
+        }
+        let (n, mut sum) = (terms.len() as f64, 0.0f64);
+        let peak = terms.fold(0.0, |peak: f64, term| {
+            sum += term;
+            peak.max(term.abs()).max(sum.abs())
+        });
         self.cut * n.min(8.0 * n.sqrt()) * peak
     }
-}
-
-/// The largest magnitude among terms and partial sums.
-fn peak(terms: impl Iterator<Item = f64>) -> f64 {
-    let mut sum = 0.0f64;
-    terms.fold(0.0, |peak: f64, term| {
-        sum += term;
-        peak.max(term.abs()).max(sum.abs())
-    })
 }
 
 /// What one query gives, with absolute error bounds (storage rounding not included).
@@ -351,11 +345,11 @@ pub(crate) fn attend(
         let zero = vec![0.0; dim];
         return Attended { o: zero.clone(), o_error: zero, lse: f64::NEG_INFINITY, lse_error: 0.0 };
     }
+    let roundings = U * (chain(dim, arithmetic.operands) + 4.0 + arithmetic.factors);
     let score = |j: usize| {
         let (sum, magnitude) = dot(q, k.row(j));
-        let cut = arithmetic.cut > 0.0;
-        let peak = if cut { peak(q.iter().zip(k.row(j)).map(|(q, k)| q * k)) } else { 0.0 };
-        let error = arithmetic.of_product(dim, magnitude, peak)
+        let error = roundings * magnitude
+            + arithmetic.of_cuts(q.iter().zip(k.row(j)).map(|(q, k)| q * k))
             + U * k.scalings() * magnitude
             + k.of_fixed_point(q, j, problem.dtype);
         problem.score(problem.scale * sum, problem.scale * error)
@@ -396,18 +390,17 @@ pub(crate) fn attend(
         .map(|d| {
             let terms =
                 || visible.clone().zip(&scores).map(|(j, s)| (s.value - lse).exp() * v.row(j)[d]);
-            let (rounded, cuts) = if arithmetic.cut > 0.0 {
+            let rounded = if arithmetic.cut > 0.0 {
                 let scattered = terms().map(|term| term * term).sum::<f64>().sqrt();
-                let rounded = weighted[d].min(8.0 * scattered + o[d].abs());
-                (rounded, arithmetic.of_cuts(n, 2.0 * peak(terms())))
+                weighted[d].min(8.0 * scattered + o[d].abs())
             } else {
-                (weighted[d], 0.0)
+                weighted[d]
             };
             (moved[d] / below).min(spread[d])
                 + arithmetic.probability * rounded
                 + arithmetic.tiny / total * plain[d]
                 + sums * (weighted[d] + o[d].abs())
-                + cuts
+                + 2.0 * arithmetic.of_cuts(terms())
         })
         .collect();
     let lse_error = above.ln().clamp(0.0, delta_max) + sums + U * (8.0 + 4.0 * lse.abs());
@@ -464,6 +457,19 @@ impl Known {
             value: self.0.iter().map(|known| known.1).collect(),
         })
     }
+}
+
+/// Lengths of queries and of keys: drawn together where there are as many of both, else each on its own.
+pub(crate) fn draw_both_lengths(
+    lengths: Lengths,
+    batch: usize,
+    [seq_q, seq_k]: [usize; 2],
+    draw: &mut Draw,
+) -> [Tensor; 2] {
+    let of_queries = draw_lengths(lengths, batch, seq_q, draw);
+    let of_keys =
+        if seq_q == seq_k { of_queries.clone() } else { draw_lengths(lengths, batch, seq_k, draw) };
+    [of_queries, of_keys]
 }
 
 /// Lengths of the batch elements, at most `seq`.

@@ -8,10 +8,9 @@ use touchstone_reference::{
     },
 };
 
-use super::{PERSISTENT_BLOCKS, SECTION_BYTES, blocks, mask_of};
+use super::{PERSISTENT_BLOCKS, SECTION_BYTES, blocks, mask_of, swizzled_map};
 use crate::{
     plan::{Arg, BufferId, MapId, Plan},
-    simulator::numeric::tensor::{Swizzle, TensorMap},
     variant::Unsupported,
 };
 
@@ -74,27 +73,6 @@ const TILE: usize = BLOCK;
 /// Values of a head in the tiles; smaller heads are followed by zeros in Q and V.
 const TILE_DIM: usize = 128;
 
-/// A map of bytes, its rows of up to 128 swizzled.
-fn map(
-    plan: &mut Plan,
-    buffer: BufferId,
-    dims: &[usize],
-    strides: &[usize],
-    box_dims: &[usize],
-) -> Result<MapId, Unsupported> {
-    let map = TensorMap {
-        address: 0,
-        element_bytes: 1,
-        dims: dims.iter().map(|&n| n as u64).collect(),
-        strides_bytes: strides.iter().map(|&n| n as u64).collect(),
-        box_dims: box_dims.iter().map(|&n| n as u32).collect(),
-        element_strides: vec![1; dims.len()],
-        swizzle: Swizzle::Bytes128,
-        ..TensorMap::default()
-    };
-    plan.tensor_map(buffer, map)
-}
-
 /// How the copy engine fetches the tiles of q, k and v. Keys come in the order in which a thread's scores are the operand
 /// of the product with V: of every 16, key `4t + 2h + e` in row `8h + 2t + e`, by dimensions e, t and h of their own.
 fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 3], Unsupported> {
@@ -103,16 +81,14 @@ fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 3], 
     let of_queries = [head_dim, heads_q, seq_q, batch];
     let of_keys = [key, 2, 4, 2, batch * seq_k / 16];
     let of_values = [seq_k, head_dim, heads_kv, batch];
+    let (query_strides, key_strides) =
+        ([head_dim, row, row * seq_q], [key, 4 * key, 2 * key, 16 * key]);
+    let value_strides = [seq_k, head_dim * seq_k, key * seq_k];
+    let (of_keys_box, of_values_box) = ([TILE_DIM, 2, 4, 2, TILE / 16], [TILE, TILE_DIM, 1, 1]);
     Ok([
-        map(plan, q, &of_queries, &[head_dim, row, row * seq_q], &[TILE_DIM, 1, TILE, 1])?,
-        map(
-            plan,
-            k,
-            &of_keys,
-            &[key, 4 * key, 2 * key, 16 * key],
-            &[TILE_DIM, 2, 4, 2, TILE / 16],
-        )?,
-        map(plan, v, &of_values, &[seq_k, head_dim * seq_k, key * seq_k], &[TILE, TILE_DIM, 1, 1])?,
+        swizzled_map(plan, q, 1, &of_queries, &query_strides, &[TILE_DIM, 1, TILE, 1])?,
+        swizzled_map(plan, k, 1, &of_keys, &key_strides, &of_keys_box)?,
+        swizzled_map(plan, v, 1, &of_values, &value_strides, &of_values_box)?,
     ])
 }
 

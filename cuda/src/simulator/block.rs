@@ -252,21 +252,22 @@ impl Block {
         let asleep = |group: &&super::warp::Group| matches!(group.wait, Wait::Mbarrier { .. });
         let (pc, lanes) =
             self.warps[warp].groups().iter().find(asleep).map_or((0, 1), |g| (g.pc, g.lanes));
-        let op = &launch.kernel.instructions[pc as usize].decoded.op;
-        if let Op::HoldRegisters(_) = op {
-            let note = self.registers.shortage(self.warps[warp].index);
-            let hazard = Box::new(Hazard::new(FaultKind::Deadlock, note));
-            return self.fault(launch, warp, Trouble { pc, lanes, hazard });
-        }
+        let note = match launch.kernel.instructions[pc as usize].decoded.op {
+            Op::HoldRegisters(_) => self.registers.shortage(self.warps[warp].index),
+            _ => self.endless_phases(),
+        };
+        let hazard = Box::new(Hazard::new(FaultKind::Deadlock, note));
+        self.fault(launch, warp, Trouble { pc, lanes, hazard })
+    }
+
+    /// What every mbarrier of the block waits for, in words.
+    fn endless_phases(&self) -> String {
         let left = |(at, object): (&usize, &super::mbarrier::Mbarrier)| {
             let (pending, bytes) = (object.pending, object.bytes);
             format!("at {at:#x} phase {} waits for {pending} arrivals, {bytes} bytes", object.phase)
         };
         let objects: Vec<String> = self.shared.mbarriers.iter().map(left).collect();
-        let note =
-            format!("a phase that cannot end is waited for; mbarriers: {}", objects.join("; "));
-        let hazard = Box::new(Hazard::new(FaultKind::Deadlock, note));
-        self.fault(launch, warp, Trouble { pc, lanes, hazard })
+        format!("a phase that cannot end is waited for; mbarriers: {}", objects.join("; "))
     }
 
     /// The fault of a block that runs and runs while nothing changes.

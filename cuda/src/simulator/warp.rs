@@ -35,7 +35,7 @@ pub enum Wait {
         /// The phase in which it arrived.
         phase: u64,
     },
-    /// The end of a phase of an mbarrier.
+    /// The end of a phase of an mbarrier, or registers that other warps give up.
     Mbarrier {
         /// Phases of the block's mbarriers that had ended when it fell asleep.
         ended: u64,
@@ -109,7 +109,7 @@ pub enum Next {
     Gather,
     /// Go on behind this instruction when the barrier's phase is over.
     Barrier(u32, u64),
-    /// Sleep at this instruction until a phase of an mbarrier ends.
+    /// Sleep at this instruction until a phase of an mbarrier ends, or nothing else in the block can go on.
     Sleep,
 }
 

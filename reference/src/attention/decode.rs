@@ -277,6 +277,7 @@ mod tests {
         let lse = outputs.output("lse").values()[0];
         assert!((o - 9.0 / 4.0).abs() < 1e-7 && (lse - 4f64.ln()).abs() < 1e-7, "{o} {lse}");
     }
+
     #[test]
     fn integers_count_their_scales() {
         let case = "attention.decode:batch=1,seq_k=2,heads_q=1,heads_kv=1,head_dim=1,dtype=f32,kv_dtype=i8,seed=0";

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Arithmetic, Known, Lengths, Mask, Problem, attend, default_scale, draw_lengths, one, sample,
-    uncapped,
+    Arithmetic, Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_both_lengths, one,
+    sample, uncapped,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -110,12 +110,8 @@ impl Algorithm for Forward {
         let q = draw.normal(p.dtype, &of_queries, p.sd);
         let k = draw.normal(p.dtype, &of_keys, p.sd);
         let v = draw.normal(p.dtype, &of_keys, 1.0);
-        let lengths_q = draw_lengths(p.lengths, p.batch, p.seq_q, draw);
-        let lengths_k = if p.seq_q == p.seq_k {
-            lengths_q.clone()
-        } else {
-            draw_lengths(p.lengths, p.batch, p.seq_k, draw)
-        };
+        let [lengths_q, lengths_k] =
+            draw_both_lengths(p.lengths, p.batch, [p.seq_q, p.seq_k], draw);
         Tensors::new()
             .with("q", q)
             .with("k", k)
@@ -126,43 +122,64 @@ impl Algorithm for Forward {
 
     fn reference(p: &Params, inputs: &Tensors) -> Outputs {
         let problem = p.problem();
-        let lengths = lengths(inputs);
-        let (mut o, mut lse) = (Known::default(), Known::default());
-        for (bh, rows) in sample(p.batch * p.heads_q, p.seq_q, p.seq_k * p.head_dim) {
-            let (b, h) = (bh / p.heads_q, bh % p.heads_q);
-            let q = problem.query_rows(inputs.tensor("q"), b, h);
-            let k = problem.key_rows(inputs.tensor("k"), b, h / problem.group());
-            let v = problem.key_rows(inputs.tensor("v"), b, h / problem.group());
-            for i in rows {
-                let visible = problem.visible(i, lengths[b].0, lengths[b].1);
-                let row = attend(&problem, Arithmetic::of(p.dtype), q.row(i), &k, &v, visible);
-                o.row(problem.query(b, i, h), &row.o, &row.o_error);
-                lse.row(bh * p.seq_q + i, &[row.lse], &[row.lse_error]);
-            }
-        }
-        Outputs::new()
-            .with("o", o.expected(&[p.batch, p.seq_q, p.heads_q, p.head_dim], p.dtype))
-            .with("lse", lse.expected(&[p.batch, p.heads_q, p.seq_q], DType::F32))
+        outputs(&problem, Arithmetic::of(p.dtype), inputs, |b, h| {
+            let head = h / problem.group();
+            [
+                problem.query_rows(inputs.tensor("q"), b, h),
+                problem.key_rows(inputs.tensor("k"), b, head),
+                problem.key_rows(inputs.tensor("v"), b, head),
+            ]
+        })
     }
 
     /// `flops = 4·head_dim` a visible query-key pair and head (two products); `bytes`: valid rows of q, k
     /// and v read once, o and lse written once; `items`: valid queries.
     fn work(p: &Params, inputs: &Tensors) -> Work {
-        let problem = p.problem();
-        let mut work = Work { matrix: true, ..Work::default() };
-        let value = (p.head_dim * p.dtype.bytes()) as f64;
-        for (queries, keys) in lengths(inputs) {
-            work.flops += 4.0 * (p.head_dim * p.heads_q) as f64 * problem.pairs(queries, keys);
-            work.bytes += value * (queries * p.heads_q + 2 * keys * p.heads_kv) as f64;
-            work.items += queries as f64;
-        }
-        work.bytes += (p.batch * p.seq_q * p.heads_q) as f64 * (value + 4.0);
-        work
+        work(&p.problem(), p.dtype.bytes(), inputs)
     }
 }
 
+/// The answer to a problem, whose `rows` of q, k and v are those of a batch element and query head.
+pub(super) fn outputs(
+    problem: &Problem,
+    arithmetic: Arithmetic,
+    inputs: &Tensors,
+    rows: impl Fn(usize, usize) -> [Rows; 3],
+) -> Outputs {
+    let &Problem { batch, seq_q, seq_k, heads_q, head_dim, dtype, .. } = problem;
+    let lengths = lengths(inputs);
+    let (mut o, mut lse) = (Known::default(), Known::default());
+    for (bh, queries) in sample(batch * heads_q, seq_q, seq_k * head_dim) {
+        let (b, h) = (bh / heads_q, bh % heads_q);
+        let [q, k, v] = rows(b, h);
+        for i in queries {
+            let visible = problem.visible(i, lengths[b].0, lengths[b].1);
+            let row = attend(problem, arithmetic, q.row(i), &k, &v, visible);
+            o.row(problem.query(b, i, h), &row.o, &row.o_error);
+            lse.row(bh * seq_q + i, &[row.lse], &[row.lse_error]);
+        }
+    }
+    Outputs::new()
+        .with("o", o.expected(&[batch, seq_q, heads_q, head_dim], dtype))
+        .with("lse", lse.expected(&[batch, heads_q, seq_q], DType::F32))
+}
+
+/// The work of a problem whose q, k and v have elements of `input_bytes`.
+pub(super) fn work(problem: &Problem, input_bytes: usize, inputs: &Tensors) -> Work {
+    let &Problem { batch, seq_q, heads_q, heads_kv, head_dim, dtype, .. } = problem;
+    let mut work = Work { matrix: true, ..Work::default() };
+    for (queries, keys) in lengths(inputs) {
+        work.flops += 4.0 * (head_dim * heads_q) as f64 * problem.pairs(queries, keys);
+        let rows = queries * heads_q + 2 * keys * heads_kv;
+        work.bytes += (input_bytes * head_dim * rows) as f64;
+        work.items += queries as f64;
+    }
+    work.bytes += (batch * seq_q * heads_q * (head_dim * dtype.bytes() + 4)) as f64;
+    work
+}
+
 /// Queries and keys of each batch element.
-pub(super) fn lengths(inputs: &Tensors) -> Vec<(usize, usize)> {
+fn lengths(inputs: &Tensors) -> Vec<(usize, usize)> {
     let queries = inputs.tensor("lengths_q").to_i64();
     let keys = inputs.tensor("lengths_k").to_i64();
     queries.iter().zip(keys).map(|(&q, k)| (q as usize, k as usize)).collect()

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Arithmetic, Known, Lengths, Mask, Problem, Rows, attend, default_scale, draw_lengths, one,
-    sample,
+    Arithmetic, Lengths, Mask, Problem, Rows, default_scale, draw_both_lengths, forward, one,
 };
 use crate::{
     algorithm::{Algorithm, Work},
@@ -26,7 +25,7 @@ pub const BLOCK: usize = 128;
 /// | `v` | `[batch, heads_kv, head_dim, seq_k]` | e4m3 as u8 | values, N(0, 1) divided by their block's scale; transposed |
 /// | `q_scale` | `[batch, heads_q, ⌈seq_q / 128⌉]` | f32 | what a block's bits are multiplied by; positive |
 /// | `k_scale`, `v_scale` | `[batch, heads_kv, ⌈seq_k / 128⌉]` | f32 | likewise |
-/// | `lengths_q`, `lengths_k` | `[batch]` | i32 | as in [`Forward`](super::forward::Forward) |
+/// | `lengths_q`, `lengths_k` | `[batch]` | i32 | as in [`Forward`](forward::Forward) |
 ///
 /// | output | shape | dtype | meaning |
 /// |---|---|---|---|
@@ -75,7 +74,7 @@ pub struct Params {
     /// Keys a query sees with `mask=window`.
     #[serde(default)]
     pub window: usize,
-    /// Whether batch elements have lengths of their own, as in [`Forward`](super::forward::Forward).
+    /// Whether batch elements have lengths of their own, as in [`Forward`](forward::Forward).
     #[serde(default)]
     pub lengths: Lengths,
     /// Factor on q · k; 1/√head_dim when absent.
@@ -186,12 +185,8 @@ impl Algorithm for Fp8 {
         let (k, k_scale) = quantize(&k, &of_keys, |i| head_of(i, p.seq_k, p.heads_kv));
         let (v, v_scale) =
             quantize(&v, &of_keys, |i| i / p.seq_k / p.head_dim * k_blocks + i % p.seq_k / BLOCK);
-        let lengths_q = draw_lengths(p.lengths, p.batch, p.seq_q, draw);
-        let lengths_k = if p.seq_q == p.seq_k {
-            lengths_q.clone()
-        } else {
-            draw_lengths(p.lengths, p.batch, p.seq_k, draw)
-        };
+        let [lengths_q, lengths_k] =
+            draw_both_lengths(p.lengths, p.batch, [p.seq_q, p.seq_k], draw);
         let tensors = Tensors::new().with("q", q).with("k", k).with("v", v);
         let tensors = tensors.with("q_scale", q_scale).with("k_scale", k_scale);
         tensors.with("v_scale", v_scale).with("lengths_q", lengths_q).with("lengths_k", lengths_k)
@@ -199,46 +194,27 @@ impl Algorithm for Fp8 {
 
     fn reference(p: &Params, inputs: &Tensors) -> Outputs {
         let problem = p.problem();
-        let lengths = super::forward::lengths(inputs);
-        let (mut o, mut lse) = (Known::default(), Known::default());
-        for (bh, queries) in sample(p.batch * p.heads_q, p.seq_q, p.seq_k * p.head_dim) {
-            let (b, h, h_kv) = (bh / p.heads_q, bh % p.heads_q, bh % p.heads_q / problem.group());
+        let (of_queries, of_keys) = ([p.seq_q, p.head_dim], [p.seq_k, p.head_dim]);
+        forward::outputs(&problem, Arithmetic::E4M3, inputs, |b, h| {
+            let (head, h_kv) = (b * p.heads_q + h, h / problem.group());
             let kv = b * p.heads_kv + h_kv;
-            let (of_queries, of_keys) = ([p.seq_q, p.head_dim], [p.seq_k, p.head_dim]);
-            let q =
-                rows(inputs, ["q", "q_scale"], of_queries, bh, |i, d| problem.query(b, i, h) + d);
-            let k = rows(inputs, ["k", "k_scale"], of_keys, kv, |j, d| problem.key(b, j, h_kv) + d);
-            let v = rows(inputs, ["v", "v_scale"], of_keys, kv, |j, d| {
-                (kv * p.head_dim + d) * p.seq_k + j
-            });
-            for i in queries {
-                let visible = problem.visible(i, lengths[b].0, lengths[b].1);
-                let row = attend(&problem, Arithmetic::E4M3, q.row(i), &k, &v, visible);
-                o.row(problem.query(b, i, h), &row.o, &row.o_error);
-                lse.row(bh * p.seq_q + i, &[row.lse], &[row.lse_error]);
-            }
-        }
-        Outputs::new()
-            .with("o", o.expected(&[p.batch, p.seq_q, p.heads_q, p.head_dim], p.dtype))
-            .with("lse", lse.expected(&[p.batch, p.heads_q, p.seq_q], DType::F32))
+            let (query, key) = (|i| problem.query(b, i, h), |j| problem.key(b, j, h_kv));
+            let value = |j: usize, d: usize| (kv * p.head_dim + d) * p.seq_k + j;
+            [
+                rows(inputs, ["q", "q_scale"], of_queries, head, |i, d| query(i) + d),
+                rows(inputs, ["k", "k_scale"], of_keys, kv, |j, d| key(j) + d),
+                rows(inputs, ["v", "v_scale"], of_keys, kv, value),
+            ]
+        })
     }
 
     /// `flops = 4·head_dim` a visible query-key pair and head (two products; tensor cores do 8-bit ones twice as fast as
     /// the 16-bit ones that the device's measured matrix rate is of); `bytes`: valid rows of q, k and v and the scales
     /// read once, o and lse written once; `items`: valid queries.
     fn work(p: &Params, inputs: &Tensors) -> Work {
-        let problem = p.problem();
-        let mut work = Work { matrix: true, ..Work::default() };
-        for (queries, keys) in super::forward::lengths(inputs) {
-            work.flops += 4.0 * (p.head_dim * p.heads_q) as f64 * problem.pairs(queries, keys);
-            work.bytes += (p.head_dim * (queries * p.heads_q + 2 * keys * p.heads_kv)) as f64;
-            work.items += queries as f64;
-        }
-        let scales =
-            ["q_scale", "k_scale", "v_scale"].map(|name| inputs.tensor(name).bytes() as f64);
-        work.bytes += scales.iter().sum::<f64>();
-        let outputs = p.batch * p.seq_q * p.heads_q;
-        work.bytes += (outputs * (p.head_dim * p.dtype.bytes() + 4)) as f64;
+        let mut work = forward::work(&p.problem(), 1, inputs);
+        let scales = ["q_scale", "k_scale", "v_scale"].map(|name| inputs.tensor(name).bytes());
+        work.bytes += scales.iter().sum::<usize>() as f64;
         work
     }
 }
