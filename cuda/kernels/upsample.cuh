@@ -50,3 +50,22 @@ struct Readers {
     __device__ __forceinline__ Readers(const int* ranges, const float* weights, int i)
         : first(__ldg(ranges + 3 * i)), count(__ldg(ranges + 3 * i + 1)), weights(weights + __ldg(ranges + 3 * i + 2)) {}
 };
+
+// A word of 16 bytes from its sums.
+__device__ __forceinline__ uint4 word_of(const float (&x)[4], float) {
+    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
+}
+__device__ __forceinline__ uint4 word_of(const float (&x)[8], __half) {
+    uint4 word;
+    __half2* pair = (__half2*)&word;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pair[i] = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
+    return word;
+}
+__device__ __forceinline__ uint4 word_of(const float (&x)[8], __nv_bfloat16) {
+    uint4 word;
+    __nv_bfloat162* pair = (__nv_bfloat162*)&word;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pair[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+    return word;
+}

@@ -5,25 +5,6 @@
 
 extern __shared__ __align__(16) float held_rows[];
 
-// A word of 16 bytes from its sums.
-__device__ __forceinline__ uint4 word_of(const float (&x)[4], float) {
-    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3]));
-}
-__device__ __forceinline__ uint4 word_of(const float (&x)[8], __half) {
-    uint4 word;
-    __half2* pair = (__half2*)&word;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pair[i] = __floats2half2_rn(x[2 * i], x[2 * i + 1]);
-    return word;
-}
-__device__ __forceinline__ uint4 word_of(const float (&x)[8], __nv_bfloat16) {
-    uint4 word;
-    __nv_bfloat162* pair = (__nv_bfloat162*)&word;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pair[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-    return word;
-}
-
 // n / divisor for small numbers: n below 2^15, one over the divisor given.
 __device__ __forceinline__ int quotient(int n, float inverse) { return (int)(((float)n + 0.5f) * inverse); }
 

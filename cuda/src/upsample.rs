@@ -36,6 +36,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: resize::copied,
     },
     Variant {
+        op: "upsample.nearest",
+        name: "doubled",
+        idea: "at scale 2 places and weights are constants; registers only",
+        deterministic: true,
+        plan: resize::doubled::<reference::Nearest>,
+    },
+    Variant {
         op: "upsample.nearest_backward",
         name: "naive",
         idea: "a thread an input pixel, one flat sum over the outputs that read it",
@@ -85,6 +92,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: resize::staged::<reference::Bilinear>,
     },
     Variant {
+        op: "upsample.bilinear",
+        name: "doubled",
+        idea: "at scale 2 places and weights are constants; registers only",
+        deterministic: true,
+        plan: resize::doubled::<reference::Bilinear>,
+    },
+    Variant {
         op: "upsample.bilinear_backward",
         name: "naive",
         idea: "a thread an input pixel, one flat sum over the outputs that read it",
@@ -132,6 +146,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "rows interpolated along x once a tile, in shared memory, then along y",
         deterministic: true,
         plan: resize::staged::<reference::Bicubic>,
+    },
+    Variant {
+        op: "upsample.bicubic",
+        name: "doubled",
+        idea: "at scale 2 places and weights are constants; registers only",
+        deterministic: true,
+        plan: resize::doubled::<reference::Bicubic>,
     },
     Variant {
         op: "upsample.bicubic_backward",

@@ -42,8 +42,10 @@ fn outputs() -> impl Strategy<Value = usize> {
 
 fn resized(op: &'static str, coordinates: [Coordinates; 2]) -> BoxedStrategy<Case> {
     let images = (0usize..3, 1usize..4);
-    let factor = prop_oneof![2 => Just(0.0), 1 => select(vec![0.5, 1.0, 1.7, 2.0, 3.25])];
-    let sizes = (1usize..20, 1usize..40, outputs(), outputs(), factor);
+    let factor =
+        prop_oneof![3 => Just(0.0), 2 => select(vec![0.5, 1.0, 1.7, 3.25]), 1 => Just(2.0)];
+    let in_w = prop_oneof![1usize..40, (1usize..10).prop_map(|n| 4 * n)];
+    let sizes = (1usize..20, in_w, outputs(), outputs(), factor);
     let kind = (select(coordinates.to_vec()), dtypes(), 0u64..1000);
     (images, sizes, kind)
         .prop_map(move |((batch, channels), sizes, (coordinates, dtype, seed))| {

@@ -196,6 +196,32 @@ pub(super) fn copied(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     Ok(plan)
 }
 
+pub(super) fn doubled<I: Interpolation>(
+    case: &Case,
+    inputs: &Tensors,
+) -> Result<Plan, Unsupported> {
+    /// Threads of a block, and input rows of a thread, as in the kernel.
+    const THREADS: usize = 128;
+    let run = if I::TAPS == 4 { 4 } else { 2 };
+    let (p, mut plan, ends) = forward(case, inputs)?;
+    if p.coordinates == Coordinates::AlignCorners {
+        return Err(Unsupported("aligned corners make another scale of 2".to_owned()));
+    }
+    for (input, output) in [(p.in_h, p.out_h), (p.in_w, p.out_w)] {
+        if output != 2 * input || p.step(input, output) != 0.5 {
+            return Err(Unsupported(format!("{input} pixels to {output} is not a scale of 2")));
+        }
+    }
+    let units = p.batch * p.channels * p.in_h.div_ceil(run) * wide_words(&p, p.out_w)?;
+    countable(units, "threads")?;
+    let mut args = ends.to_vec();
+    args.extend([p.batch * p.channels, p.in_h, p.in_w].map(Arg::from));
+    let of = if I::TAPS == 1 { p.dtype.bytes().to_string() } else { p.dtype.name().to_string() };
+    let (symbol, blocks) = (format!("doubled_{of}_{}", I::TAPS), units.div_ceil(THREADS));
+    plan.launch("upsample_resize_doubled", symbol, [blocks, 1, 1], [THREADS, 1, 1], 0, &args);
+    Ok(plan)
+}
+
 pub(super) fn naive_backward<I: Interpolation>(
     case: &Case,
     inputs: &Tensors,
