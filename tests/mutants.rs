@@ -74,7 +74,7 @@ fn caught(simulator: &Simulator, row: &Row, case: &str) -> Option<String> {
     let (op, name) = row.variant.split_once("::").expect("op::variant");
     let variant = variants().find(|v| v.op == op && v.name == name).expect("a variant");
     let problem = Problem::new(&case.parse::<Case>().expect("a case")).expect("a problem");
-    let plan = verify::plan(variant, &problem).expect("a case that the variant takes");
+    let plan = verify::plan(variant, &problem).unwrap_or_else(|no| panic!("{name} {case}: {no:?}"));
     let prepared = match simulator.prepare(&plan) {
         Ok(prepared) => prepared,
         Err(error) => return Some(format!("refused: {error:#}")),

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use regex::Regex;
 use touchstone_bench::{
     Problem,
     corpus::Corpus,
@@ -15,7 +16,7 @@ use touchstone_bench::{
     speculative::Scheme,
     verify::{self, Verdict},
 };
-use touchstone_cuda::{Gpu, Simulator};
+use touchstone_cuda::{Gpu, Simulator, ptx};
 use touchstone_reference::{Expected, Tensor, Tensors};
 
 static TRAINED: LazyLock<Trained> =
@@ -51,24 +52,58 @@ fn every_scheme_emits_the_targets_law_and_its_cache_holds() {
     assert!(tokens(0) == 1.0 && tokens(1) > 1.5 && tokens(2) > 1.5, "{:?}", found.schemes);
 }
 
-/// The kernels, the copy of what is accepted into the cache among them, step by step against the reference with a cache of
-/// its own.
+/// Four steps of a scheme on a simulator beside the reference with a cache of its own: what differs.
+fn difference(simulator: &Simulator, scheme: Scheme, tiled: bool) -> Option<String> {
+    let (sequences, plan) = (sequences(), Plan::of(scheme));
+    let cuda = sequences.stepping(&plan, tiled).unwrap();
+    let prepared = simulator.prepare(&cuda).unwrap();
+    let mut device = Loop::new(&sequences, &plan, OnDevice::new(prepared, |_| Ok(None)), 1);
+    let mut reference = sequences.by_reference(&plan, 1);
+    for step in 0..4 {
+        if let Err(error) = device.step(false) {
+            return Some(format!("step {step}: {error:#}"));
+        }
+        reference.step(true).unwrap();
+        if device.streams() != reference.streams() {
+            return Some(format!("step {step}: other tokens"));
+        }
+    }
+    let drift = device.drift().unwrap();
+    let holds = drift < 1e-4;
+    (!holds).then(|| format!("the cache is off by {drift:e}"))
+}
+
+/// The kernels, the copy of what is accepted into the cache among them.
 #[test]
 fn the_loop_on_the_simulator_emits_what_the_reference_does() {
-    let (sequences, simulator) = (sequences(), Simulator::new());
     for (scheme, tiled) in Plan::SCHEMES.into_iter().zip([true, false, true, false]) {
-        let plan = Plan::of(scheme);
-        let cuda = sequences.stepping(&plan, tiled).unwrap();
-        let prepared = simulator.prepare(&cuda).unwrap();
-        let mut device = Loop::new(&sequences, &plan, OnDevice::new(prepared, |_| Ok(None)), 1);
-        let mut reference = sequences.by_reference(&plan, 1);
-        for _ in 0..4 {
-            device.step(false).unwrap();
-            reference.step(true).unwrap();
-            assert_eq!(device.streams(), reference.streams(), "{scheme:?}");
-        }
-        let drift = device.drift().unwrap();
-        assert!(drift < 1e-4, "{scheme:?}: {drift}");
+        assert_eq!(difference(&Simulator::new(), scheme, tiled), None, "{scheme:?}");
+    }
+}
+
+/// Mutants of that copy, as tests/mutants.rs has them of kernels that an operation has for itself.
+#[test]
+fn a_faulty_copy_of_what_is_accepted_shows() {
+    let faults = [
+        ("lengths do not grow", r"st\.global\.u32 [^;]*;", 0, ""),
+        ("no keys are kept", r"st\.global\.f32 [^;]*;", 0, ""),
+        ("no values are kept", r"st\.global\.f32 [^;]*;", 1, ""),
+        ("one too few is kept", r"add\.s32 (%r\d+),(%r\d+),1;", 0, "mov.u32 ${1},${2};"),
+        ("it goes to the beginning", r"add\.s64 (%rd\d+),(%rd\d+),%rd3;", 1, "mov.u64 ${1},${2};"),
+        ("half of it is kept", r"add\.s64 (%rd\d+),(%rd\d+),128;", 0, "add.s64 ${1},${2},256;"),
+        ("the path is not followed", r"ld\.global\.s32 (%rd56),\[[^;]*;", 0, "mov.u64 ${1},%rd76;"),
+    ];
+    let text = ptx::module("decoding_commit").unwrap();
+    for (what, find, nth, replace) in faults {
+        let pattern = Regex::new(find).unwrap();
+        let place = pattern.captures_iter(text).nth(nth).unwrap_or_else(|| panic!("no {find}"));
+        let (whole, mut instead) = (place.get(0).unwrap(), String::new());
+        place.expand(replace, &mut instead);
+        let mutant = [&text[..whole.start()], &instead, &text[whole.end()..]].concat();
+        let simulator = Simulator::new().with_module("decoding_commit", mutant);
+        let shown = difference(&simulator, Scheme::Tree, true);
+        println!("{what}: {shown:?}");
+        assert!(shown.is_some(), "{what} and nothing shows it");
     }
 }
 
