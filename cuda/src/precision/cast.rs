@@ -99,11 +99,17 @@ pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
 
 pub(super) fn specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let (p, mut plan, args) = start(case, inputs)?;
-    if p.rounding == Rounding::Stochastic {
-        return Err(Unsupported("random bits decide: the vectorized variant's".into()));
-    }
+    let stochastic = p.rounding == Rounding::Stochastic;
     // Words of four numbers that a thread takes, as in the kernel.
     let (symbol, words) = match (p.from, p.to) {
+        (Format::F32, Format::Tf32 | Format::Bf16) if stochastic => {
+            (format!("to_{}_stochastic", p.to.name()), 1)
+        }
+        _ if stochastic => {
+            return Err(Unsupported(
+                "random bits into this format: the vectorized variant's".into(),
+            ));
+        }
         (Format::F32, Format::Tf32 | Format::F16 | Format::Bf16) => {
             (format!("to_{}", p.to.name()), 1)
         }
@@ -113,13 +119,15 @@ pub(super) fn specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     };
     let max = largest(p.to);
     let beyond = match p.to {
+        _ if stochastic && p.saturate => max,
+        _ if stochastic => max + 1,
         Format::F16 | Format::Bf16 if p.saturate => (p.to.max() as f32).to_bits(),
         Format::F16 | Format::Bf16 => f32::INFINITY.to_bits(),
         _ if p.saturate => max,
         _ => max + 1,
     };
-    let [input, _, output, count] = args[..] else { unreachable!("what every kernel begins with") };
-    let args = [input, output, count, Arg::U32(beyond)];
+    let [input, u, output, count] = args[..] else { unreachable!("what every kernel begins with") };
+    let args = [input, u, output, count, Arg::U32(beyond)];
     let grid = [p.elements.div_ceil(4 * 256 * words), 1, 1];
     plan.launch("precision_cast_specialized", symbol, grid, [256, 1, 1], 0, &args);
     Ok(plan)
