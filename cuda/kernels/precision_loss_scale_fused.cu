@@ -1,30 +1,39 @@
 // Idea: one pass in wide words and one launch: the block that finishes last moves the scale.
-// Source: ours; the last-block pattern of CUDA's threadFenceReduction sample.
-// Shapes: as precision_loss_scale_naive.cu; state [2] u32: found and blocks done, zeroed before.
-// Plan: four gradients a thread; a block that saw a bad one sets the flag before it counts itself done.
+// Source: ours; the last-block pattern of CUDA's threadFenceReduction sample, without its fence: what the last block must
+//   know is in the counter itself.
+// Shapes: as precision_loss_scale_naive.cu; state [1] u64: blocks done, and above 2^32 those that saw a bad gradient, zeroed
+//   before.
+// Plan: WORDS words of four gradients a thread, 256 words apart, all read before any is written; a block that is not full
+//   goes number by number. A block counts itself done, and bad, by one addition.
 // Numerics: 1 / scale and the product are rounded to f32.
-// Limits: none.
+// Limits: fewer than 2^32 blocks.
 #include "precision_loss_scale.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
-    loss_scale(const void* gradients, const float* scale, const int* streak, float* result, u32* state, int* skip,
+static constexpr int THREADS = 256, WORDS = 2;
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    loss_scale(const void* gradients, const float* scale, const int* streak, float* result, u64* state, int* skip,
                float* next_scale, int* next_streak, i64 n, int dtype, int interval, float growth, float backoff) {
     const float inverse = 1.f / __ldg(scale);
-    const i64 word = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    const i64 first = (i64)blockIdx.x * (4 * THREADS * WORDS), end = first + 4 * THREADS * WORDS;
     bool bad = false;
-    if (word < n / 4) {
-        const float4 g = load4(gradients, word, dtype);
-        __stcs((float4*)result + word, make_float4(unscaled(g.x, inverse, bad), unscaled(g.y, inverse, bad),
-                                                   unscaled(g.z, inverse, bad), unscaled(g.w, inverse, bad)));
-    } else if (word < n / 4 + n % 4) {
-        const i64 i = n / 4 * 4 + (word - n / 4);
-        result[i] = unscaled(load(gradients, i, dtype), inverse, bad);
+    if (end <= n) {
+        const i64 word = first / 4 + threadIdx.x;
+        float4 g[WORDS];
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w) g[w] = load4(gradients, word + w * THREADS, dtype);
+#pragma unroll
+        for (int w = 0; w < WORDS; ++w)
+            __stcs((float4*)result + word + w * THREADS,
+                   make_float4(unscaled(g[w].x, inverse, bad), unscaled(g[w].y, inverse, bad),
+                               unscaled(g[w].z, inverse, bad), unscaled(g[w].w, inverse, bad)));
+    } else {
+#pragma unroll 1
+        for (i64 i = first + threadIdx.x; i < n; i += THREADS) result[i] = unscaled(load(gradients, i, dtype), inverse, bad);
     }
     bad = __syncthreads_or(bad);
     if (threadIdx.x != 0) return;
-    if (bad) atomicOr(state, 1u);
-    __threadfence();
-    if (atomicAdd(state + 1, 1u) != gridDim.x - 1) return;
-    __threadfence();
-    next_state(atomicOr(state, 0u) != 0, *scale, *streak, {interval, growth, backoff}, skip, next_scale, next_streak);
+    const u64 mine = 1 | (u64)bad << 32, all = atomicAdd(state, mine) + mine;
+    if ((u32)all == gridDim.x)
+        next_state(all >> 32 != 0, *scale, *streak, {interval, growth, backoff}, skip, next_scale, next_streak);
 }

@@ -49,7 +49,9 @@ pub(super) fn naive(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
 
 pub(super) fn fused(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let (p, mut plan, b) = start(case, inputs)?;
-    let state = plan.scratch("state", DType::U32, &[2]);
+    /// Gradients of a block, as in the kernel.
+    const BLOCK: usize = 256 * 4 * 2;
+    let state = plan.scratch("state", DType::U64, &[1]);
     plan.fill(state, 0);
     let args = [
         &[b.gradients, b.scale, b.streak, b.unscaled, state.into()][..],
@@ -57,9 +59,8 @@ pub(super) fn fused(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
         &[p.elements.into(), Arg::I32(kind_of(p.dtype))],
         &b.rule,
     ];
-    // A thread takes four gradients or one of the rest; without any, a block still moves the scale.
-    let count = (p.elements / 4 + p.elements % 4).max(1);
-    let (grid, block) = threads(count);
-    plan.launch("precision_loss_scale_fused", "loss_scale", grid, block, 0, &args.concat());
+    // Without any gradients, a block still moves the scale.
+    let grid = [p.elements.div_ceil(BLOCK).max(1), 1, 1];
+    plan.launch("precision_loss_scale_fused", "loss_scale", grid, [256, 1, 1], 0, &args.concat());
     Ok(plan)
 }

@@ -65,8 +65,12 @@ impl Step {
         const CHUNK: usize = 4 * 256;
         let mut chunks = Vec::new();
         for (tensor, ends) in self.offsets.windows(2).enumerate() {
-            for begin in (ends[0]..ends[1]).step_by(CHUNK) {
-                chunks.extend([tensor, begin, ends[1].min(begin + CHUNK)].map(|x| x as i64));
+            // Cut where words begin, not so many parameters from the tensor's first: else a block has a word too many.
+            let mut begin = ends[0];
+            while begin < ends[1] {
+                let end = ends[1].min((begin / CHUNK + 1) * CHUNK);
+                chunks.extend([tensor, begin, end].map(|x| x as i64));
+                begin = end;
             }
         }
         let count = chunks.len() / 3;
