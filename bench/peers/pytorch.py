@@ -4,6 +4,7 @@
 import argparse
 import datetime
 import json
+import math
 import pathlib
 
 import torch
@@ -135,14 +136,50 @@ def attention_backward_peers(p):
         yield name, run, lambda run=run: max(relative_rms(g, e) for g, e in zip(first(run()), exact))
 
 
+def word2vec(p):
+    lr, words = float(p["lr"]), lambda *shape: zipf(p["vocab"], math.prod(shape)).view(shape)
+    tables = [normal((p["vocab"], p["dim"]), torch.float32) * 0.3 for _ in range(2)]
+    batch = words(p["batch"]), words(p["batch"]), words(p["batch"], p["negatives"])
+
+    def step(ins, outs, centers, contexts, negatives):
+        asked = torch.cat([contexts[:, None], negatives], 1)
+        v, o = ins[centers], outs[asked]
+        score = (v[:, None] * o).sum(-1)
+        error = torch.sigmoid(score)
+        error[:, 0] -= 1
+        loss = F.softplus(score).sum() - score[:, 0].sum()
+        per_center = (error[..., None] * o).sum(1)
+        per_word = (error[..., None] * v[:, None]).flatten(0, 1)
+        return (
+            ins.index_add(0, centers, per_center, alpha=-lr),
+            outs.index_add(0, asked.flatten(), per_word, alpha=-lr),
+            loss / len(centers),
+        )
+
+    exact = [new - old.double() for new, old in zip(step(*(t.double() for t in tables), *batch), tables)]
+
+    def error(run):
+        new = run(*tables, *batch)
+        return max(relative_rms(new[i].double() - tables[i].double(), exact[i]) for i in range(2))
+
+    for name, run in (("eager", step), ("compile", compiled(step))):
+        yield name, lambda run=run: run(*tables, *batch), lambda run=run: error(run)
+
+
 def embedding_peers(op, p):
+    if op == "embedding.word2vec":
+        if p["pattern"] != "zipf":
+            raise NotThisCase
+        yield from word2vec(p)
+        return
     dtype = DTYPES.get(p.get("table", p.get("dtype")))
     if dtype is None or p.get("padding"):
         raise NotThisCase
     if op == "embedding.gather":
         table, index = normal((p["vocab"], p["dim"]), dtype), indices(p, p["vocab"], p["tokens"])
-        run = lambda: F.embedding(index, table)
-        yield "eager", run, lambda: relative_rms(run(), table.double()[index])
+        for name, gather in (("eager", F.embedding), ("compile", compiled(F.embedding))):
+            run = lambda gather=gather: gather(index, table)
+            yield name, run, lambda run=run: relative_rms(run(), table.double()[index])
     elif op == "embedding.bag":
         if p.get("lengths") == "ragged" or p.get("weighted"):
             raise NotThisCase
@@ -242,8 +279,9 @@ def record(like, workload, case, name, error, measurement):
     outcome = {"kind": "measured", "agreement": agreement, "measurement": measurement}
     if not error < 0.02:
         outcome = {"kind": "wrong", "agreement": agreement, "complaint": f"relative error {error} against f64"}
+    variant = name if name.startswith("peer:") else f"peer:pytorch-{name}"
     return {
-        "schema": 1, "workload": workload, "case": case, "inputs": "drawn", "variant": name if name.startswith("peer:") else f"peer:pytorch-{name}",
+        "schema": 1, "workload": workload, "case": case, "inputs": "drawn", "variant": variant,
         "executor": "cuda", "environment": like["environment"], "work": like["work"], "outcome": outcome,
     }
 
