@@ -12,7 +12,8 @@
 //   those after it that were already under way, and once more for the residual: at most 2 k + 3 rows, where the least is
 //   2 a + 2 and waiting after each position would take k + 1 times the latency of a launch.
 // Numerics: as acceptance_logits_block, all sums in an order of their own, so results do not depend on who comes first;
-//   chains of 32 + 10 additions a segment and segments / 32 + 5; of masses 32 + 5, 8 and `segments`, then 9 + 8 a tile.
+//   chains of 32 (in 16 bits 16 + 2) + 10 additions a segment and segments / 32 + 5; of masses 32 + 5, 8 and `segments`,
+//   then 9 + 8 a tile.
 // Limits: segments <= 64 (the plan widens a segment).
 #include "acceptance_logits.cuh"
 #include "release.cuh"
@@ -37,6 +38,46 @@ __device__ __forceinline__ bool is_last(u32* counter, u32 blocks) {
     return last;
 }
 
+// What softmax takes of this thread's share of tokens begin .. end - 1 under both models, whose loads are under way at once.
+template <typename T, bool Aligned>
+__device__ __forceinline__ Both running_both(const T* x, const T* y, u32 begin, u32 end, float scale) {
+    constexpr int N = Piece<T, Aligned>::N, PIECES = Aligned ? 16 / N : 4;
+    Both own{{minus_infinity(), 0.f}, {minus_infinity(), 0.f}};
+#pragma unroll 1
+    for (u32 i = begin / N + threadIdx.x; i < end / N; i += PIECES * THREADS) {
+        Piece<T, Aligned> held[2][PIECES];
+#pragma unroll
+        for (int model = 0; model < 2; ++model)
+#pragma unroll
+            for (int j = 0; j < PIECES; ++j) held[model][j].load(model == 0 ? x : y, i + j * THREADS, end / N);
+#pragma unroll
+        for (int model = 0; model < 2; ++model) {
+            float logits[PIECES * N];
+#pragma unroll
+            for (int j = 0; j < PIECES; ++j) {
+                float some[N];
+                held[model][j].widen(some);
+#pragma unroll
+                for (int e = 0; e < N; ++e) logits[j * N + e] = some[e];
+            }
+            (model == 0 ? own.target : own.draft).add(logits, scale);
+        }
+    }
+    return own;
+}
+// The same over the block, for warp 0.
+__device__ __forceinline__ Both over_block(Both own) {
+    __shared__ Both parts[WARPS];
+    own = {over_warp_at_once(own.target), over_warp_at_once(own.draft)};
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = own;
+    __syncthreads();
+    if (threadIdx.x >= 32) return own;
+    own = {{minus_infinity(), 0.f}, {minus_infinity(), 0.f}};
+    if (threadIdx.x < WARPS) own = parts[threadIdx.x];
+    return {over_warp_at_once(own.target), over_warp_at_once(own.draft)};
+}
+
 template <typename T> struct Split : Problem<T> {
     u32* counters;
     u64 *parts, *known;
@@ -56,15 +97,24 @@ template <typename T> struct Split : Problem<T> {
         __shared__ u64 keys[WARPS];
         const u32 begin = index * segment, end = min(begin + segment, (u32)this->vocab);
         if (!greedy(row))
-            return packed(over_block(
-                running(logits, begin, end, this->aligned(), threadIdx.x, THREADS, this->scale(row))));
+            return packed(over_block({running(logits, begin, end, this->aligned(), threadIdx.x, THREADS, this->scale(row)),
+                                      {minus_infinity(), 0.f}}).target);
         const u64 own = largest_logit(logits, begin, end, this->aligned(), threadIdx.x, THREADS);
         const u64 key = warp_larger(own);
         if (threadIdx.x % 32 == 0) keys[threadIdx.x / 32] = key;
         __syncthreads();
         return warp_larger(threadIdx.x % 32 < WARPS ? keys[threadIdx.x % 32] : 0);
     }
-    // The same of a whole row, joined by one warp.
+    // Under both models at once, where there are both and rows are sampled. Half as many bytes wait half as long for each
+    // other: 16-bit logits gained a tenth and more from it, f32 nothing.
+    __device__ __forceinline__ Both both_of_segment(i64 row, i64 position, u32 index) const {
+        const u32 begin = index * segment, end = min(begin + segment, (u32)this->vocab);
+        const T *x = this->target(row, position), *y = this->drafted(row, position);
+        const float scale = this->scale(row);
+        return over_block(this->aligned() ? running_both<T, true>(x, y, begin, end, scale)
+                                          : running_both<T, false>(x, y, begin, end, scale));
+    }
+    // Statistics of a whole row, joined by one warp.
     __device__ __forceinline__ u64 joined(const u64* of_segments, bool greedy) const {
         u64 key = 0;
         Running all{minus_infinity(), 0.f};
@@ -91,18 +141,26 @@ template <typename T> struct Split : Problem<T> {
     __device__ __forceinline__ void take_statistics(u32 item) const {
         const u32 index = item % segments, batch = (u32)this->batch, row = item / segments % batch;
         const int position = (int)(item / segments / batch), length = this->lengths[row];
-        if (position > length) return;
-        bool ended = false;
+        const bool sampled = !greedy(row);  // asked for with the length, and before the decisions
+        bool ended = position > length;
 #pragma unroll 1
         for (int j = threadIdx.x; j < position; j += THREADS) ended |= load_acquire(decision(place(row, j))) == ENDS;
         if (__syncthreads_or(ended)) return;
         const i64 at = place(row, position);
-        const int models = position < length && !greedy(row) ? 2 : 1;
+        const int models = position < length && sampled ? 2 : 1;
         u64* of_models = parts + 2 * at * segments;
+        if (sizeof(T) == 2 && models == 2) {
+            const Both both = both_of_segment(row, position, index);
+            if (threadIdx.x == 0) {
+                of_models[index] = packed(both.target);
+                of_models[segments + index] = packed(both.draft);
+            }
+        } else {
 #pragma unroll 1
-        for (int model = 0; model < models; ++model) {
-            const u64 part = segment_of(model == 0 ? this->target(row, position) : this->drafted(row, position), row, index);
-            if (threadIdx.x == 0) of_models[model * segments + index] = part;
+            for (int model = 0; model < models; ++model) {
+                const u64 part = segment_of(model == 0 ? this->target(row, position) : this->drafted(row, position), row, index);
+                if (threadIdx.x == 0) of_models[model * segments + index] = part;
+            }
         }
         if (threadIdx.x >= 32) return;
         bool last = false;
@@ -197,11 +255,11 @@ template <typename T> __device__ __forceinline__ void run(const Split<T>& split)
         split.resample(ticket - statistics);
 }
 
-#define SPLIT(T, name)                                                                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS, 4)                                                          \
+#define SPLIT(T, name, BLOCKS)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                     \
         accept_##name(PROBLEM_ARGUMENTS(T), u32* counters, u64* parts, u64* known, float2* masses, u32 segment,       \
                       u32 segments) {                                                                                 \
         run(Split<T>{PROBLEM(T), counters, parts, known, masses, segment, segments});                                 \
     }
-SPLIT(float, f32)
-SPLIT(__nv_bfloat16, bf16)
+SPLIT(float, f32, 4)
+SPLIT(__nv_bfloat16, bf16, 5)

@@ -19,7 +19,7 @@ struct Job {
 struct Outcome {
     float off, factor, weight;
     int target;
-
+    Outcome() = default;
     __device__ __forceinline__ Outcome(const Job& job, i64 row, const Running& all) : off(all.off()), weight(1.f), target(-1) {
         if (job.targets) {
             target = job.targets[row];

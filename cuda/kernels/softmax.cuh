@@ -99,3 +99,12 @@ template <typename T> struct Words {
         }
     }
 };
+
+// What over_warp() gives, in half the time: bases are whole numbers or infinite, so that as integers they order as they do,
+// and integers meet in one instruction. A sum is rescaled once, exactly, and sums meet in the same order.
+__device__ __forceinline__ Running over_warp_at_once(Running own) {
+    const int bits = __float_as_int(own.base), most = __reduce_max_sync(0xffffffffu, bits ^ (bits >> 31 & 0x7fffffff));
+    own.raise(__int_as_float(most ^ (most >> 31 & 0x7fffffff)));
+    own.sum = warp_sum(own.sum);
+    return own;
+}

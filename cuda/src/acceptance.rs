@@ -123,16 +123,26 @@ fn rowwise(
     Ok(plan)
 }
 
-/// Tokens of a segment: 32 KiB of each distribution, enough to keep 256 threads streaming while rows of
-/// the largest vocabularies still give some twenty blocks each.
-const SEGMENT: usize = 8192;
-/// Segments of a row at most: the second kernel keeps their sums in shared memory.
+/// Segments of a row at most: a thread of the second kernel holds the sums of each.
 const MAX_SEGMENTS: usize = 256;
+
+/// Tokens of a segment. Greedy, 32 KiB of a distribution, enough to keep 256 threads streaming. To sample, what 128
+/// threads load at once: half of that where there are few rows, so that there are blocks enough.
+fn segment(batch: usize, vocab: usize, mode: Mode) -> usize {
+    /// Blocks of 128 threads that a device runs at once.
+    const BLOCKS: usize = 2048;
+    let wanted = match mode {
+        Mode::Greedy => 8192,
+        Mode::Sample if batch * vocab > 1024 * BLOCKS => 2048,
+        Mode::Sample => 1024,
+    };
+    wanted.max(vocab.div_ceil(MAX_SEGMENTS).next_multiple_of(4))
+}
 
 fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let params: Params = case.params()?;
-    let &Params { batch, draft_len: k, vocab, .. } = &params;
-    let segment = SEGMENT.max(vocab.div_ceil(MAX_SEGMENTS).next_multiple_of(4));
+    let &Params { batch, draft_len: k, vocab, mode, .. } = &params;
+    let segment = segment(batch, vocab, mode);
     let segments = vocab.div_ceil(segment);
     if batch * (k + 1) * segments > i32::MAX as usize {
         return Err(Unsupported("batch · (draft_len + 1) · segments beyond 2³¹ blocks".into()));
@@ -140,15 +150,17 @@ fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let mut plan = Plan::new();
     let b = Buffers::new(&mut plan, &params, inputs);
     let sizes: [Arg; 4] = [k.into(), vocab.into(), segment.into(), segments.into()];
-    match params.mode {
+    match mode {
         Mode::Sample => {
+            // Four tokens a thread.
+            let locating = (segment / 4).next_multiple_of(32).clamp(MAX_SEGMENTS, 1024);
             let sums = plan.scratch("sums", DType::F32, &[batch, segments, 2]);
             let (q, p) = (b.draft_probs, b.target_probs);
             let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
             let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
             let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
-            launch(&mut plan, "sums_f32", batch * segments, 256, &first, &sizes);
-            launch(&mut plan, "locate_f32", batch, 1024, &second, &sizes);
+            launch(&mut plan, "sums_f32", batch * segments, 128, &first, &sizes);
+            launch(&mut plan, "locate_f32", batch, locating, &second, &sizes);
         }
         Mode::Greedy => {
             let keys = plan.scratch("keys", DType::U64, &[batch, k + 1, segments]);

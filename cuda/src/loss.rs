@@ -31,6 +31,13 @@ macro_rules! ladder {
                 deterministic: true,
                 plan: resident,
             },
+            Variant {
+                op: $op,
+                name: "split",
+                idea: "a row is spread over a few blocks, each of which keeps its part on chip",
+                deterministic: true,
+                plan: split,
+            },
         )*]
     };
 }
@@ -136,5 +143,40 @@ fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let grid = [start.p.rows.min(MOST_BLOCKS), 1, 1];
     let symbol = format!("resident_{}", start.p.dtype.name());
     start.plan.launch("loss_resident", symbol, grid, [THREADS, 1, 1], kept * WORD, &args);
+    Ok(start.plan)
+}
+
+fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Threads of a block, and words that each holds in registers, as in the kernel.
+    const THREADS: usize = 512;
+    const HELD: usize = 10;
+    /// Words of a part in shared memory: of 227 KiB, what two blocks find room for beside their sums.
+    const MOST_SHARED: usize = (111 << 10) / WORD;
+    /// Words of a line of the cache, where parts begin and end.
+    const LINE: usize = 128 / WORD;
+    /// Parts of a row: as many blocks must run at once.
+    const MOST_PARTS: usize = 16;
+    /// Blocks that an H100 runs at once.
+    const BLOCKS: usize = 264;
+    let mut start = Start::new(case, inputs)?;
+    let words = start.words()?;
+    // Few rows have more parts than they need, so that there are blocks enough, with a word for each thread.
+    let wanted = (BLOCKS / start.p.rows.max(1)).min(words / THREADS).clamp(1, MOST_PARTS);
+    let needed = words.div_ceil(THREADS * HELD + MOST_SHARED);
+    let span = words.div_ceil(needed.max(wanted)).next_multiple_of(LINE);
+    let parts = words.div_ceil(span);
+    if parts > MOST_PARTS {
+        return Err(Unsupported(format!(
+            "{words} words of 16 bytes are more than {MOST_PARTS} blocks keep"
+        )));
+    }
+    let count = start.p.rows * parts;
+    let sums = start.plan.scratch("sums", DType::U64, &[1 + count]);
+    start.plan.fill(sums, 0xff);
+    let parts = [Arg::U32(parts as u32), Arg::I32(span as i32)];
+    let args = [&[start.logits, start.result, sums.into()], &parts[..], &start.job].concat();
+    let (grid, symbol) = (blocks(count)?, format!("split_{}", start.p.dtype.name()));
+    let shared = span.min(words).saturating_sub(THREADS * HELD) * WORD;
+    start.plan.launch("loss_split", symbol, grid, [THREADS, 1, 1], shared, &args);
     Ok(start.plan)
 }
