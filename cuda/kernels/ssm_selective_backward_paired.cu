@@ -8,9 +8,10 @@
 //         tiles of 64 channels; parts_A [batch, channels, state]; parts_D, parts_bias [batch, channels].
 // Plan: checkpoint scans forward as prepared does and keeps every eighth state. gradients walks back over tiles of 16
 //       steps, four threads a pair of channels with four states each: eight steps forward from a checkpoint keep
-//       states and decays in registers (all 255 are in use: two blocks a multiprocessor), then eight steps back.
-//       Shares of dB and dC are summed over a warp's 16 channels for four steps at once, so that shuffles wait
-//       together, then over the 4 warps in shared memory, over blocks by ssm_sum.
+//       states and decays in registers (two blocks a multiprocessor), then eight steps back. Shares of dB and dC
+//       are summed over a warp's 16 channels for four steps at once, so that shuffles wait together, then over the
+//       4 warps in shared memory, over blocks by ssm_sum.
+//       An exchange for eight steps at once, and more passes of prepare and finish at a time, spill and gain nothing.
 // Numerics: f32; ex2.approx for the decay; no atomics.
 // Limits: state up to 16; f32 and bf16.
 #include "ssm_selective_prepared.cuh"
@@ -53,10 +54,6 @@ struct Gradients {
     // States before and after each of eight steps, and decays.
     struct Kept {
         float h[EIGHT + 1][K][4], decay[EIGHT][K][4];
-    };
-    // What eight steps add to, before it is summed over threads: by step, or by four steps and channel.
-    struct Terms {
-        float shares[EIGHT][8], by_B[2][K][4], by_rate[2][K][4];
     };
     R rows;
     BC held;
@@ -177,10 +174,9 @@ struct Gradients {
                 m.s[at + 8 * j * R::PITCH + 4 * four + rows.part] = rows.over_parts(shares[four][j]);
     }
     // Four steps back from the last of the first (0) or second (1) four after step q of the tile.
-    __device__ __forceinline__ void go_back(const Kept& kept, Terms& terms, int q, int four) {
+    __device__ __forceinline__ void go_back(const Kept& kept, int q, int four) {
         const int at = rows.c * R::PITCH + q + 4 * four, state = q * 16 + rows.part * 4;
-        float dt[K][4], dtu[K][4], ds[K][4];
-        float(&by_B)[K][4] = terms.by_B[four], (&by_rate)[K][4] = terms.by_rate[four];
+        float dt[K][4], dtu[K][4], ds[K][4], by_B[K][4], by_rate[K][4], shares[4][8], sums[4];
 #pragma unroll
         for (int j = 0; j < K; ++j) {
             load4(dt[j], m.dt + at + 8 * j * R::PITCH);
@@ -190,7 +186,7 @@ struct Gradients {
 #pragma unroll
         for (int i = 3; i >= 0; --i) {
             const int k = 4 * four + i;
-            float B[4], C[4], (&shares)[8] = terms.shares[k];
+            float B[4], C[4];
             load4(B, m.projections[0] + state + k * 16);
             load4(C, m.projections[1] + state + k * 16);
 #pragma unroll
@@ -203,35 +199,21 @@ struct Gradients {
                     by_B[j][i] = s ? fmaf(g, B[s], by_B[j][i]) : g * B[0];
                     by_rate[j][i] = s ? fmaf(rows.rate[j][s], rest, by_rate[j][i]) : rows.rate[j][0] * rest;
                     sum_A[j][s] = fmaf(rest, dt[j][i], sum_A[j][s]);
-                    shares[s] = j ? fmaf(g, dtu[j][i], shares[s]) : g * dtu[j][i];
-                    shares[4 + s] = j ? fmaf(ds[j][i], h, shares[4 + s]) : ds[j][i] * h;
+                    shares[i][s] = j ? fmaf(g, dtu[j][i], shares[i][s]) : g * dtu[j][i];
+                    shares[i][4 + s] = j ? fmaf(ds[j][i], h, shares[i][4 + s]) : ds[j][i] * h;
                 }
         }
-    }
-    // Sums over threads what eight steps from step q of the tile add to.
-    __device__ __forceinline__ void leave(const Terms& terms, int q) {
+        exchange(sums, shares);
         const int lane = threadIdx.x % 32, share = lane / 4 % 2 * 16 + rows.part * 4 + lane % 4;
-        float sums[EIGHT], by_B[2][K], by_rate[2][K];
-        exchange(sums, terms.shares);
 #pragma unroll
-        for (int four = 0; four < 2; ++four)
-#pragma unroll
-            for (int j = 0; j < K; ++j) {
-                by_B[four][j] = rows.over_parts(terms.by_B[four][j]);
-                by_rate[four][j] = rows.over_parts(terms.by_rate[four][j]);
-            }
+        for (int i = 0; i < 4; ++i) m.shares[threadIdx.x / 32][(q + 4 * four + i) * SHARES + share] = sums[i];
         // The other threads of the channels have read what these sums replace.
         __syncwarp();
 #pragma unroll
-        for (int k = 0; k < EIGHT; ++k) m.shares[threadIdx.x / 32][(q + k) * SHARES + share] = sums[k];
-#pragma unroll
-        for (int four = 0; four < 2; ++four)
-#pragma unroll
-            for (int j = 0; j < K; ++j) {
-                const int at = (rows.c + 8 * j) * R::PITCH + q + 4 * four + rows.part;
-                m.by_B[at] = by_B[four][j];
-                m.by_rate[at] = by_rate[four][j];
-            }
+        for (int j = 0; j < K; ++j) {
+            m.by_B[at + 8 * j * R::PITCH + rows.part] = rows.over_parts(by_B[j]);
+            m.by_rate[at + 8 * j * R::PITCH + rows.part] = rows.over_parts(by_rate[j]);
+        }
     }
     // Eight steps forth and back from step q of the tile; the states of the eight before start on their way.
     __device__ __forceinline__ void eight_steps(int q, const float* before, i64 checkpoints, bool first) {
@@ -239,11 +221,9 @@ struct Gradients {
 #pragma unroll
         for (int j = 0; j < K; ++j) load4(kept.h[0][j], (const float*)&m.start[q / EIGHT % 2][j][threadIdx.x]);
         if (!first) bring_start(1 - q / EIGHT % 2, before, checkpoints);
-        Terms terms;
         recompute(kept, q);
-        go_back(kept, terms, q, 1);
-        go_back(kept, terms, q, 0);
-        leave(terms, q);
+        go_back(kept, q, 1);
+        go_back(kept, q, 0);
         copies_wait<0>();
     }
     // Gradients of a tile's elements.
