@@ -45,6 +45,13 @@ pub static VARIANTS: &[Variant] = &[
     },
     Variant {
         op: "ssm.selective",
+        name: "prepared",
+        idea: "as split, with all that is not states computed once an element, before and after a tile's scan",
+        deterministic: true,
+        plan: selective::prepared,
+    },
+    Variant {
+        op: "ssm.selective",
         name: "chunked",
         idea: "chunks of the sequence scanned at the same time and joined by their states",
         deterministic: true,
@@ -63,6 +70,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "keeps every eighth state, recomputes the rest in registers",
         deterministic: true,
         plan: selective_backward::checkpoint,
+    },
+    Variant {
+        op: "ssm.selective_backward",
+        name: "paired",
+        idea: "as checkpoint, with two channels a thread, so that half as much crosses between threads",
+        deterministic: true,
+        plan: selective_backward::paired,
     },
     Variant {
         op: "ssm.recurrence",

@@ -4,7 +4,7 @@ use touchstone_reference::{Case, DType, Tensors, ssm::selective::Params};
 
 use super::{THREADS, blocks, within};
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, Plan, kind_of},
     variant::Unsupported,
 };
 
@@ -61,6 +61,42 @@ pub(super) fn staged_blocks(params: &Params, lanes: usize) -> usize {
 /// of 32 steps.
 pub(super) fn staged_bytes(params: &Params, lanes: usize) -> usize {
     2 * 3 * (THREADS / lanes) * 36 * params.dtype.bytes() + 2 * 32 * 16 * 4
+}
+
+/// Types and states of the kernels that prepare elements before they scan.
+pub(super) fn within_prepared(params: &Params) -> Result<(), Unsupported> {
+    within(params.state, params.dtype, 16, &[DType::F32, DType::Bf16])
+}
+
+/// The sizes and the type, which end the arguments of the kernels that prepare elements.
+pub(super) fn prepared_sizes(params: &Params) -> Vec<Arg> {
+    let mut args = sizes(params);
+    args.push(kind_of(params.dtype).into());
+    args
+}
+
+/// Shared memory of a forward scan of 32 channels that prepares its elements, with or without an output:
+/// tiles of 32 steps at a pitch of 36, of u, delta and z twice, and of what they become and y; B and C of
+/// 32 steps twice; bias and skip. Without an output there is neither z, y nor C.
+pub(super) const fn prepared_bytes(output: bool) -> usize {
+    let (tiles, projections) = if output { (2 * 3 + 3, 2 * 2) } else { (2 * 2 + 2, 2) };
+    tiles * 32 * 36 * 4 + projections * 32 * 16 * 4 + 32 * 8
+}
+
+/// Plan of `prepared`.
+pub(super) fn prepared(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let params: Params = case.params()?;
+    within_prepared(&params)?;
+    let mut plan = Plan::new();
+    let inputs = Inputs::new(&mut plan, inputs);
+    let (y, last) = outputs(&mut plan, &params);
+    let mut args = inputs.args();
+    args.extend([Arg::from(inputs.initial), y.into(), last.into()]);
+    args.extend(prepared_sizes(&params));
+    let grid = blocks(staged_blocks(&params, 4))?;
+    let bytes = prepared_bytes(true);
+    plan.launch("ssm_selective_prepared", "selective", grid, [THREADS, 1, 1], bytes, &args);
+    Ok(plan)
 }
 
 /// Buffers of the inputs both directions have.

@@ -4,7 +4,9 @@ use touchstone_reference::{Case, DType, Tensors, ssm::selective::Params};
 
 use super::{
     THREADS, blocks,
-    selective::{Inputs, sizes, staged_blocks, staged_bytes},
+    selective::{
+        Inputs, prepared_bytes, prepared_sizes, sizes, staged_blocks, staged_bytes, within_prepared,
+    },
     sum, within,
 };
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
     variant::Unsupported,
 };
 
-/// What both variants have: buffers, and the sums that follow the kernel.
+/// What all variants have: buffers, and the sums that follow the kernel.
 struct Backward {
     params: Params,
     plan: Plan,
@@ -63,14 +65,14 @@ impl Backward {
         }
     }
 
-    /// Arguments of a kernel that computes the gradients by row and the shares; `scratch` follows them.
+    /// Arguments but the sizes of a kernel that computes the gradients by row and the shares; `scratch` ends
+    /// them.
     fn args(&self, scratch: BufferId) -> Vec<Arg> {
         let mut args = self.inputs.args();
         args.extend([Arg::from(self.dy), self.du.into(), self.ddelta.into(), self.dz.into()]);
         let parts = [self.parts_b, self.parts_c, self.parts_a, self.parts_d, self.parts_bias];
         args.extend(parts.map(Arg::from));
         args.push(scratch.into());
-        args.extend(sizes(&self.params));
         args
     }
 
@@ -104,7 +106,8 @@ pub(super) fn sequential(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let in_group = params.channels / params.groups;
     let mut backward = Backward::new(params, inputs, in_group);
     let carried = backward.plan.scratch("carried", DType::F32, &[rows, state]);
-    let args = backward.args(carried);
+    let mut args = backward.args(carried);
+    args.extend(sizes(&backward.params));
     let grid = blocks(rows.div_ceil(THREADS))?;
     const MODULE: &str = "ssm_selective_backward_sequential";
     backward.plan.launch(MODULE, symbol, grid, [THREADS, 1, 1], 0, &args);
@@ -122,21 +125,52 @@ pub(super) fn checkpoint(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let rows = params.batch * params.channels;
     let shape = [rows, params.seq_len.div_ceil(8), 16];
     let name = params.dtype.name();
-    let sizes = sizes(&params);
     let tiles = (params.channels / params.groups).div_ceil(THREADS / LANES);
     let mut backward = Backward::new(params, inputs, tiles);
     let checkpoints = backward.plan.scratch("checkpoints", DType::F32, &shape);
 
     let mut args = backward.inputs.state_args();
     args.push(checkpoints.into());
-    args.extend(sizes);
+    args.extend(sizes(&backward.params));
     let symbol = format!("checkpoint_{name}");
     backward.plan.launch(MODULE, symbol, grid, [THREADS, 1, 1], bytes, &args);
 
     // Beside the staged tiles: the shares of 4 warps by 8 steps, and their sums by 32 steps, padded.
     let bytes = bytes + (4 * 8 * 32 + 32 * 33) * 4;
-    let args = backward.args(checkpoints);
+    let mut args = backward.args(checkpoints);
+    args.extend(sizes(&backward.params));
     let symbol = format!("gradients_{name}");
     backward.plan.launch(MODULE, symbol, grid, [THREADS, 1, 1], bytes, &args);
+    backward.finish()
+}
+
+/// Plan of `paired`: a share of dB and dC for every 64 channels.
+pub(super) fn paired(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const MODULE: &str = "ssm_selective_backward_paired";
+    const CHANNELS: usize = 64;
+    let params: Params = case.params()?;
+    within_prepared(&params)?;
+    let rows = params.batch * params.channels;
+    let kept = [rows, params.seq_len.div_ceil(8), 16];
+    let tiles = (params.channels / params.groups).div_ceil(CHANNELS);
+    let mut backward = Backward::new(params, inputs, tiles);
+    let checkpoints = backward.plan.scratch("checkpoints", DType::F32, &kept);
+
+    let mut args = backward.inputs.state_args();
+    args.push(checkpoints.into());
+    args.extend(prepared_sizes(&backward.params));
+    let grid = blocks(staged_blocks(&backward.params, 4))?;
+    let bytes = prepared_bytes(false);
+    backward.plan.launch(MODULE, "checkpoint", grid, [THREADS, 1, 1], bytes, &args);
+
+    let mut args = backward.args(checkpoints);
+    args.extend(prepared_sizes(&backward.params));
+    let grid = blocks(staged_blocks(&backward.params, THREADS / CHANNELS))?;
+    // Tiles of 16 steps at a pitch of 20: four that are staged twice and four of f32; B and C; shares of 4
+    // warps at a pitch of 33; two states that eight steps begin from; bias and skip; shares of dD and
+    // ddelta_bias.
+    let tiles = (2 * 4 + 4) * CHANNELS * 20 * 4 + 2 * 16 * 16 * 4;
+    let bytes = tiles + 4 * 16 * 33 * 4 + 2 * CHANNELS * 16 * 4 + CHANNELS * 8 + 2 * THREADS * 8;
+    backward.plan.launch(MODULE, "gradients", grid, [THREADS, 1, 1], bytes, &args);
     backward.finish()
 }
