@@ -225,6 +225,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: transposed_conv::tiled,
     },
     Variant {
+        op: "upsample.transposed_conv",
+        name: "tensor_core",
+        idea: "16-bit products on tensor cores, whose taps are shifts along one line of all pixels",
+        deterministic: true,
+        plan: transposed_conv::tensor_core,
+    },
+    Variant {
         op: "upsample.transposed_conv_backward",
         name: "naive",
         idea: "a thread an element of each gradient",

@@ -1,15 +1,17 @@
 //! Plans of `upsample.transposed_conv` and its gradients.
 
-use touchstone_reference::{Case, Tensors, upsample::transposed_conv::Params};
+use touchstone_reference::{Case, DType, Tensors, upsample::transposed_conv::Params};
 
 use super::{countable, kind_of, threads};
 use crate::{
-    plan::{Arg, Plan},
+    plan::{Arg, MAX_GRID, Plan},
     variant::Unsupported,
 };
 
 const NAIVE: &str = "upsample_transposed_conv_naive";
 const TILED: &str = "upsample_transposed_conv_tiled";
+const TENSOR_CORE: &str = "upsample_transposed_conv_tensor_core";
+const TENSOR_CORE_F16: &str = "upsample_transposed_conv_tensor_core.f16";
 /// Rows and columns of a block's tile, as in the kernel.
 const TILE: usize = 64;
 
@@ -64,6 +66,106 @@ pub(super) fn tiled(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let pixels = batch * out_h.div_ceil(s) * out_w.div_ceil(s);
     let grid = tiles(out, pixels, p.in_channels * patch * patch, s * s)?;
     plan.launch(TILED, "forward", grid, [256, 1, 1], 0, &args);
+    Ok(plan)
+}
+
+/// Places and output channels of a block of `tensor_core`, channels of its steps, as in the kernel.
+const PLACES: usize = 256;
+const OUTS: usize = 64;
+const DEPTH: usize = 32;
+/// Its stages, of two taps' weights of two phases and the pixels they read, and its staged results.
+const SHARED_BYTES: usize = 4 * (4 * OUTS + PLACES + 8) * DEPTH * 2 + 2 * OUTS * (PLACES + 8) * 2;
+/// Blocks of its persistent grid: one a multiprocessor of an H100 or H200. On another number they share or idle.
+const PERSISTENT_BLOCKS: usize = 132;
+
+/// Pixels on one line, with zeros behind rows and images: every tap is then one distance along the line.
+struct Line {
+    /// Places from row to row, rows from image to image, places in all.
+    pitch: usize,
+    rows: usize,
+    length: usize,
+    /// Places up to the last that holds results.
+    used: usize,
+    /// Input and output channels, rounded up.
+    channels: usize,
+    outs: usize,
+}
+
+impl Line {
+    fn of(p: &Params) -> Self {
+        let [batch, out, out_h, out_w] = p.output();
+        let (pitch, columns) = Self::axis(p, p.width, out_w);
+        let (rows, lines) = Self::axis(p, p.height, out_h);
+        let last = (batch * rows + lines).saturating_sub(rows + 1) * pitch + columns;
+        let used = if batch * lines * columns == 0 { 0 } else { last };
+        Self {
+            pitch,
+            rows,
+            length: batch * rows * pitch,
+            used,
+            channels: p.in_channels.next_multiple_of(DEPTH),
+            outs: out.next_multiple_of(OUTS),
+        }
+    }
+
+    /// Along an axis: pixels and the zeros behind them, and results of a phase.
+    fn axis(p: &Params, input: usize, output: usize) -> (usize, usize) {
+        let results = output.div_ceil(p.stride);
+        let (mut before, mut behind) = (0, 0);
+        for phase in 0..p.stride {
+            let first = (phase + p.padding) / p.stride;
+            let taps = p.kernel.saturating_sub((phase + p.padding) % p.stride).div_ceil(p.stride);
+            behind = behind.max(first);
+            before = before.max(taps.saturating_sub(first + 1));
+        }
+        ((input + before).max(results + behind), results)
+    }
+}
+
+pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let p: Params = case.params()?;
+    let module = match p.dtype {
+        DType::F16 => TENSOR_CORE_F16,
+        DType::Bf16 => TENSOR_CORE,
+        other => return Err(Unsupported(format!("products of {other:?} need more than 16 bits"))),
+    };
+    sizes(&p)?;
+    let line = Line::of(&p);
+    let tiles = line.used.div_ceil(PLACES);
+    let parts = match p.stride {
+        1 => line.outs.div_ceil(2 * OUTS),
+        s => s * s.div_ceil(2) * (line.outs / OUTS),
+    };
+    let weights = p.kernel * p.kernel * line.outs;
+    countable((line.length + PLACES) * line.channels.max(1), "pixels with zeros between them")?;
+    countable((weights * line.channels).max(line.outs) + TILE, "rounded weights")?;
+    countable(tiles * parts + PERSISTENT_BLOCKS, "tiles")?;
+    if line.channels / TILE >= MAX_GRID[1] {
+        return Err(Unsupported(format!("{} channels are more than a grid takes", p.in_channels)));
+    }
+
+    let mut plan = Plan::new();
+    let [input, weight, bias]: [Arg; 3] =
+        ["input", "weight", "bias"].map(|name| plan.input(inputs, name).into());
+    let output: Arg = plan.output("output", p.dtype, &p.output()).into();
+    let pixels: Arg = plan.scratch("pixels", p.dtype, &[line.length, line.channels]).into();
+    let arranged: Arg = plan.scratch("weights", p.dtype, &[weights, line.channels]).into();
+    let biases: Arg = plan.scratch("biases", DType::F32, &[line.outs]).into();
+    let [batch, out, out_h, out_w] = p.output();
+    let of_layer = [batch, out, p.height, p.width, out_h, out_w, p.kernel, p.stride, p.padding];
+    let of_line = [line.pitch, line.rows, line.channels, line.outs, line.length, tiles];
+    let sizes: Vec<Arg> = of_layer.into_iter().chain(of_line).map(Arg::from).collect();
+    let with_sizes = |args: &[Arg]| [args, &sizes[..]].concat();
+
+    let (channels, kind) = (p.in_channels.into(), Arg::I32(kind_of(p.dtype)));
+    let (grid, block) = threads((line.outs * line.channels).max(line.outs));
+    let args = with_sizes(&[weight, bias, channels, arranged, biases, kind]);
+    plan.launch(module, "arrange_weights", grid, block, 0, &args);
+    let grid = [line.length.div_ceil(TILE), line.channels.div_ceil(TILE), 1];
+    plan.launch(module, "arrange_pixels", grid, block, 0, &with_sizes(&[input, channels, pixels]));
+    let grid = [PERSISTENT_BLOCKS.min(tiles * parts), 1, 1];
+    let args = with_sizes(&[pixels, arranged, biases, output]);
+    plan.launch(module, "forward", grid, block, SHARED_BYTES, &args);
     Ok(plan)
 }
 
