@@ -42,7 +42,7 @@ struct Fetch {
     bool there;
 
     __device__ __forceinline__ void step(const Conv& c, const Axis& down, const Axis& across, Stage& stage) {
-        if (tap_y >= down.taps || across.taps == 0) return;
+        if (tap_y >= down.taps || across.taps * c.channels == 0) return;
         const int h = y + down.first - tap_y, w = x + across.first - tap_x, plane = c.h * c.w;
         const bool inside = there && (u32)h < (u32)c.h && (u32)w < (u32)c.w;
         const float* from = input + (inside ? h * c.w + w : 0);
@@ -68,7 +68,7 @@ struct Fetch {
 
 // Adds a step's products: out channels row * 4 + i and 64 + row * 4 + i, places column * 4 + j and 64 + column * 4 + j.
 __device__ __forceinline__ void add_step(float (&sum)[8][8], const Stage& stage, int row, int column) {
-#pragma unroll 4
+#pragma unroll 2
     for (int d = 0; d < DEPTH; ++d) {
         float a[8], b[8];
         *(float4*)a = *(const float4*)&stage.weights[d][row * 4];
@@ -106,20 +106,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     const int y = ahead.y * c.stride + phase / c.stride, x = ahead.x * c.stride + phase % c.stride;
     const int steps = down.taps * across.taps * (c.channels / DEPTH), row = threadIdx.x / 16, column = threadIdx.x % 16;
     float sum[8][8] = {};
+    int into = 0, from = 0;
+    // The first turns only fetch.
 #pragma unroll 1
-    for (int s = 0; s < STAGES - 1; ++s) {
-        ahead.step(c, down, across, stages[s]);
-        copies_commit();
-    }
-    int into = STAGES - 1, from = 0;
-#pragma unroll 1
-    for (int s = 0; s < steps; ++s) {
+    for (int s = 1 - STAGES; s < steps; ++s) {
         copies_wait<STAGES - 2>();
         __syncthreads();
         ahead.step(c, down, across, stages[into]);
         copies_commit();
-        add_step(sum, stages[from], row, column);
         into = into + 1 == STAGES ? 0 : into + 1;
+        if (s < 0) continue;
+        add_step(sum, stages[from], row, column);
         from = from + 1 == STAGES ? 0 : from + 1;
     }
     copies_wait<0>();
@@ -132,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         *(float4*)&staged[row][column * 4] = *(float4*)&sum[i][0];
         *(float4*)&staged[row][64 + column * 4] = *(float4*)&sum[i][4];
         __syncthreads();
-#pragma unroll 4
+#pragma unroll 1
         for (int r = threadIdx.x / TILE; r < 16; r += THREADS / TILE) {
             const int o = out0 + i / 4 * 64 + r * 4 + i % 4;
             if (o < c.out && image < c.batch) to[(i64)o * out_plane] = staged[r][threadIdx.x % TILE] + bias[o];

@@ -6,27 +6,24 @@
 // Plan: arrange_* bring channels together and all pixels of all images on one line, with zeros behind every row and
 //       image, as many as a patch reaches: a tap is then one distance along the line. A block takes tiles in turn: 256
 //       places of the line by 64 channels of two neighbouring phases (at stride 1, by 128 channels of the one). A step
-//       fetches 32 channels of the 258 pixels that two taps of both phases read, and those taps' weights; four steps
-//       are in flight, across tiles. A warp computes 64 x 64. Results pass through shared memory: a thread stores both
+//       fetches 64 channels of the 258 pixels that two taps of both phases read, and those taps' weights, while the
+//       step before it is computed, across tiles. A warp computes 64 x 64. Results pass through shared memory: a thread stores both
 //       phases of a pixel.
 // Numerics: f32 sums over rows of the patch, pairs of its columns, channels; rounded once on storing.
 // Limits: mma.sync reaches about two thirds of Hopper's rate; zeros between rows and images are computed too; of an odd
 //         stride's last phase, half of the block idles.
 // Twin: f16
-#include "attention_mma.cuh"
-
-typedef unsigned short u16;
+#include "upsample_transposed_conv.cuh"
 
 namespace {
 
-constexpr int PLACES = 256, OUTS = 64, DEPTH = 32, STAGES = 4, THREADS = 256;
+constexpr int PLACES = 256, OUTS = 64, DEPTH = 64, STAGES = 2;
 constexpr int ROW = DEPTH * 2, CHUNKS = ROW / 16;             // bytes of a row in a stage, and its 16-byte chunks
 constexpr int ROWS = THREADS / CHUNKS;                        // that a block copies at a time
 constexpr int WEIGHTS = 4 * OUTS * ROW;                       // two phases by two taps
 constexpr int WINDOW = PLACES + 2;                            // pixels that they read
 constexpr int STAGE = WEIGHTS + (WINDOW + 6) * ROW;
 constexpr int PITCH = PLACES + 8;                             // of staged results
-constexpr int EDGE = 64;                                      // pixels and channels of a block of arrange_pixels
 
 struct Line {
     int batch, out, h, w, out_h, out_w, k, stride, padding;
@@ -69,10 +66,7 @@ struct Tile {
     }
 };
 
-__device__ __forceinline__ u32 chunk_at(int row, int chunk) { return (u32)(row * ROW + ((chunk ^ (row >> 1 & 3)) * 16)); }
-__device__ __forceinline__ void copy_16(u32 to, const char* from, bool there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
-}
+__device__ __forceinline__ u32 chunk_at(int row, int chunk) { return (u32)(row * ROW + ((chunk ^ (row & 7)) * 16)); }
 
 // Fetches the steps of a block's tiles, ahead of their use.
 struct Fetch {
@@ -131,7 +125,7 @@ struct Fetch {
     }
 };
 
-// Adds one tap's products of 32 channels to a warp's 64 channels by 64 places.
+// Adds one tap's products of 64 channels to a warp's 64 channels by 64 places.
 __device__ __forceinline__ void add_tap(float (&sum)[4][8][4], u32 weights, u32 window, int shift) {
     const int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8 + shift;
 #pragma unroll
@@ -151,18 +145,19 @@ __device__ __forceinline__ void add_tap(float (&sum)[4][8][4], u32 weights, u32 
 }
 
 // Rounds a warp's sums into its part of the staged results, [half, channel, place].
-__device__ __forceinline__ void stage_results(const float (&sum)[4][8][4], __nv_bfloat162* staged, const float* bias) {
+__device__ __forceinline__ void stage_results(const float (&sum)[4][8][4], __nv_bfloat162* staged, const float* bias,
+                                              int outs) {
     const int lane = threadIdx.x % 32;
+    staged += lane / 4 * (PITCH / 2) + lane % 4;
 #pragma unroll
-    for (int m = 0; m < 4; ++m)
+    for (int m = 0; m < 4 && m * 16 < outs; ++m)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const int out = m * 16 + r * 8 + lane / 4;
-            const float b = bias[out];
+            const float b = bias[m * 16 + r * 8 + lane / 4];
 #pragma unroll
             for (int n = 0; n < 8; ++n)
-                staged[(out * PITCH + n * 8) / 2 + lane % 4] =
-                    __floats2bfloat162_rn(sum[m][n][r * 2] + b, sum[m][n][r * 2 + 1] + b);
+                staged[n * 4] = __floats2bfloat162_rn(sum[m][n][r * 2] + b, sum[m][n][r * 2 + 1] + b);
+            staged += 8 * PITCH / 2;
         }
 }
 
@@ -215,13 +210,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Fetch ahead;
     ahead.parts = parts;
     ahead.begin(l, blockIdx.x);
-    int into = 0, from = 0;
-#pragma unroll 1
-    for (int s = 0; s < STAGES - 1; ++s) {
-        ahead.step(l, stages + into * STAGE, pixels, weights);
-        copies_commit();
-        ++into;
-    }
+    int into = 0, from = 0, early = STAGES - 1;
 #pragma unroll 1
     for (int at = blockIdx.x; at < l.tiles * parts; at += gridDim.x) {
         const Tile tile(l, at, parts);
@@ -229,61 +218,44 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         float sum[4][8][4] = {};
         int channel = 0, group = 0;
 #pragma unroll 1
-        for (int step = tile.taps * tile.groups * (l.channels / DEPTH); step > 0; --step) {
+        for (int step = tile.taps * tile.groups * (l.channels / DEPTH); step > 0;) {
             copies_wait<STAGES - 2>();
             __syncthreads();
             ahead.step(l, stages + into * STAGE, pixels, weights);
             copies_commit();
             into = into + 1 == STAGES ? 0 : into + 1;
+            if (early > 0) {  // a block's first turns only fetch
+                --early;
+                continue;
+            }
             const u32 stage = stages + from * STAGE;
             from = from + 1 == STAGES ? 0 : from + 1;
 #pragma unroll 1
             for (int tap = 0; tap < 2 && group * 2 + tap < mine.taps; ++tap)
                 add_tap(sum, stage + (half * 2 + tap) * OUTS * ROW, stage + WEIGHTS + warp % 4 * 64 * ROW,
                         mine.first - tile.low - tap);
+            --step;
             channel += DEPTH;
             if (channel < l.channels) continue;
             channel = 0;
             if (++group == tile.groups) group = 0;
         }
         __syncthreads();  // the last tile's results are stored
-        if (mine.out0 < l.outs)
-            stage_results(sum, (__nv_bfloat162*)(staged + half * OUTS * PITCH + warp % 4 * 64), bias + mine.out0);
+        stage_results(sum, (__nv_bfloat162*)(staged + half * OUTS * PITCH + warp % 4 * 64), bias + mine.out0,
+                      l.out - mine.out0);
         __syncthreads();
         store_results(l, tile, staged, output);
     }
-    copies_wait<0>();
 }
 
-// A block brings 64 channels of 64 places of the line together.
-extern "C" __global__ void __launch_bounds__(THREADS) arrange_pixels(const u16* input, i64 in, uint4* pixels, SIZES) {
-    __shared__ u16 tile[EDGE][EDGE + 2];
+// A block brings 64 channels of a row of the line together. Blocks: rows, channels.
+extern "C" __global__ void __launch_bounds__(THREADS) arrange_pixels(const u16* input, i64 in, u16* pixels, SIZES) {
     const Line l = LINE;
-    const int place0 = blockIdx.x * EDGE, channel0 = blockIdx.y * EDGE;
-    {
-        const int place = place0 + threadIdx.x % EDGE, w = place % l.pitch, row = place / l.pitch;
-        const int h = row % l.rows, n = row / l.rows, plane = l.h * l.w;
-        const bool inside = n < l.batch && h < l.h && w < l.w;
-        const u16* from = input + (inside ? (i64)n * in * plane + h * l.w + w : 0);
-#pragma unroll
-        for (int c = threadIdx.x / EDGE; c < EDGE; c += THREADS / EDGE)
-            tile[c][threadIdx.x % EDGE] = inside && channel0 + c < in ? __ldg(from + (i64)(channel0 + c) * plane) : (u16)0;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = threadIdx.x; i < EDGE * EDGE / 8; i += THREADS) {
-        const int c = i % (EDGE / 8) * 8, place = i / (EDGE / 8);
-        if (place0 + place >= l.length || channel0 + c >= l.channels) continue;
-        u32 words[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) words[e] = tile[c + e * 2][place] | (u32)tile[c + e * 2 + 1][place] << 16;
-        pixels[((i64)(place0 + place) * l.channels + channel0 + c) / 8] = make_uint4(words[0], words[1], words[2], words[3]);
-    }
-}
-
-// Of 1 for f16 and 2 for bf16; the twins' text has no such conversion of its own.
-__device__ __forceinline__ float widened(u16 bits, int dtype) {
-    return dtype == F16 ? __half2float(__ushort_as_half(bits)) : __uint_as_float((u32)bits << 16);
+    const int row = blockIdx.x, y = row % l.rows, n = row / l.rows, channel0 = blockIdx.y * EDGE;
+    const i64 plane = l.h * l.w;
+    const u16* from = input + (y < l.h ? (n * in + channel0) * plane + y * l.w : 0);
+    u16* const to = pixels + (i64)row * l.pitch * l.channels + channel0;
+    arrange_row(from, y < l.h, 1, 0, l.w, (int)in - channel0, plane, to, l.pitch, l.channels - channel0, l.channels);
 }
 
 // A thread an input and an output channel; those of the first output channel's warps also widen a bias.
