@@ -52,7 +52,7 @@ __device__ __forceinline__ void arrange_row(const u16* row, bool there, int step
             odd[e] = __byte_perm(low, high, 0x7632);
         }
         u16* const at = to + place * channels + c;
-        if (c < wanted && place < pitch) *(uint4*)at = make_uint4(even[0], even[1], even[2], even[3]);
-        if (c < wanted && place + 1 < pitch) *(uint4*)(at + channels) = make_uint4(odd[0], odd[1], odd[2], odd[3]);
+        if (c < wanted && place < pitch) __stcg((uint4*)at, make_uint4(even[0], even[1], even[2], even[3]));
+        if (c < wanted && place + 1 < pitch) __stcg((uint4*)(at + channels), make_uint4(odd[0], odd[1], odd[2], odd[3]));
     }
 }

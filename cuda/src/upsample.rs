@@ -239,6 +239,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: transposed_conv::tensor_core,
     },
     Variant {
+        op: "upsample.transposed_conv",
+        name: "warpgroup",
+        idea: "products of whole warpgroups from shared memory, a step under way while the next begins",
+        deterministic: true,
+        plan: transposed_conv::warpgroup,
+    },
+    Variant {
         op: "upsample.transposed_conv_backward",
         name: "naive",
         idea: "a thread an element of each gradient",

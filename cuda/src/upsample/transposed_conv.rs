@@ -86,7 +86,9 @@ pub(super) fn registers(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupport
     countable(pixels + BLOCK, "pixels")?;
     countable(taps * channels * outs + BLOCK, "rounded weights")?;
     if blocks > MAX_GRID[0] || outs / BLOCK > MAX_GRID[1] {
-        return Err(Unsupported(format!("{out} channels of {pixels} pixels are more than a grid takes")));
+        return Err(Unsupported(format!(
+            "{out} channels of {pixels} pixels are more than a grid takes"
+        )));
     }
 
     let mut sizes = sizes(&p)?;
@@ -159,10 +161,27 @@ impl Line {
 }
 
 pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    products(case, inputs, [TENSOR_CORE, TENSOR_CORE_F16])
+}
+
+pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    products(
+        case,
+        inputs,
+        ["upsample_transposed_conv_warpgroup", "upsample_transposed_conv_warpgroup.f16"],
+    )
+}
+
+/// Pixels and weights in the products' order, then the products, by the kernel of a module or its twin for f16.
+fn products(
+    case: &Case,
+    inputs: &Tensors,
+    kernels: [&'static str; 2],
+) -> Result<Plan, Unsupported> {
     let p: Params = case.params()?;
-    let module = match p.dtype {
-        DType::F16 => TENSOR_CORE_F16,
-        DType::Bf16 => TENSOR_CORE,
+    let (module, kernel) = match p.dtype {
+        DType::F16 => (TENSOR_CORE_F16, kernels[1]),
+        DType::Bf16 => (TENSOR_CORE, kernels[0]),
         other => return Err(Unsupported(format!("products of {other:?} need more than 16 bits"))),
     };
     sizes(&p)?;
@@ -201,7 +220,7 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     plan.launch(module, "arrange_pixels", grid, block, 0, &with_sizes(&[input, channels, pixels]));
     let grid = [PERSISTENT_BLOCKS.min(tiles * parts), 1, 1];
     let args = with_sizes(&[pixels, arranged, biases, output]);
-    plan.launch(module, "forward", grid, block, SHARED_BYTES, &args);
+    plan.launch(kernel, "forward", grid, block, SHARED_BYTES, &args);
     Ok(plan)
 }
 
@@ -300,15 +319,17 @@ pub(super) fn tensor_core_backward(case: &Case, inputs: &Tensors) -> Result<Plan
     let GradientLine { line, taps, outs, ins } = GradientLine::of(&p);
     let (patches, phases) = (taps * taps, p.stride * p.stride);
     let steps = line.length.div_ceil(STEP);
-    let tiles = taps * taps.div_ceil(2)
-        * p.in_channels.div_ceil(BLOCK)
-        * line.channels.div_ceil(BLOCK);
+    let tiles =
+        taps * taps.div_ceil(2) * p.in_channels.div_ceil(BLOCK) * line.channels.div_ceil(BLOCK);
     // As many shares of the places as fill the device once, of at least eight steps.
     let shares = (PERSISTENT_BLOCKS / tiles.max(1)).min(steps / 8).max(1);
     let steps_each = steps.div_ceil(shares);
     let shares = if steps == 0 { 0 } else { steps.div_ceil(steps_each) };
     let parts = patches * p.in_channels * line.channels;
-    countable((line.length + PLACES) * line.channels.max(ins), "gradients with zeros between them")?;
+    countable(
+        (line.length + PLACES) * line.channels.max(ins),
+        "gradients with zeros between them",
+    )?;
     countable(patches * line.outs * line.channels + TILE, "rounded weights")?;
     countable(parts + TILE, "sums of a share")?;
     let result_tiles = line.used.div_ceil(PLACES);
@@ -333,7 +354,18 @@ pub(super) fn tensor_core_backward(case: &Case, inputs: &Tensors) -> Result<Plan
     let [batch, out, out_h, out_w] = p.output();
     let place = [line.pitch, line.rows];
     let own = [
-        &[batch, p.in_channels, out, p.height, p.width, out_h, out_w, p.kernel, p.stride, p.padding],
+        &[
+            batch,
+            p.in_channels,
+            out,
+            p.height,
+            p.width,
+            out_h,
+            out_w,
+            p.kernel,
+            p.stride,
+            p.padding,
+        ],
         &place[..],
         &[line.length, taps, outs, line.channels, ins],
     ];
