@@ -39,7 +39,7 @@ KERNELS, PTX, LINES, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "lines",
 # Text that everybody clones and every binary holds: 4 MiB for the five verticals of the beginning, which keep to it, and
 # 1.5 MiB for those that came after.
 BUDGET_BYTES = 5632 * 1024
-LINES_BUDGET_BYTES = 288 * 1024  # a twentieth of the PTX, and room for short functions inlined in many places
+LINES_BUDGET_BYTES = 292 * 1024  # a twentieth of the PTX, and room for short functions inlined in many places
 ATTEMPTS = 12
 FIXED_LAYOUT = "TOUCHSTONE_FIXED_LAYOUT"
 

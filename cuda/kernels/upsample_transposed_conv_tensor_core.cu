@@ -33,9 +33,9 @@ __device__ __forceinline__ void add_tap(float (&sum)[4][8][4], u32 weights, u32 
         for (int n = 0; n < 4; ++n)
             load_matrices(b[n], window + n * 16 * Step::ROW + Step::chunk_at(row, k * 2 + lane / 8 % 2));
 #pragma unroll
-        for (int n = 0; n < 8; ++n)
+        for (int m = 0; m < 4; ++m)
 #pragma unroll
-            for (int m = 0; m < 4; ++m) mma<__nv_bfloat16>(sum[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+            for (int n = 0; n < 8; ++n) mma<__nv_bfloat16>(sum[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
     }
 }
 

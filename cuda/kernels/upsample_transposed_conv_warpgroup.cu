@@ -3,9 +3,11 @@
 // Shapes: as upsample_transposed_conv_tensor_core.cu, whose arrange_* come before it.
 // Plan: a tile and its steps as there, but of 32 channels, and four stages. A warpgroup multiplies the 64 channels of its
 //       half by the 256 places at once; a tap is where in the window its operand begins: the swizzle is one of addresses,
-//       so that it may begin at any row. The products of a step run while the next is waited for and begun.
+//       so that it may begin at any row. While the products of a step run, the step
+//       three later is fetched.
 // Numerics: as upsample_transposed_conv_tensor_core.cu.
-// Limits: Hopper only. All warps store a tile's results together, while no product runs.
+// Limits: Hopper only. All warps store a tile's results together, while no product runs. On an H200 (conv_decoder, f16)
+//         steps that begin while products of the one before still run, their copies begun first, took a third more time.
 // Target: compute_90a
 // Twin: f16
 #include "hopper.cuh"
@@ -60,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Fetch<DEPTH> ahead;
     ahead.parts = parts;
     ahead.begin(l, blockIdx.x);
-    int into = 0, from = 0, early = STAGES - 2;
+    int into = 0, from = 0, early = STAGES - 1;
 #pragma unroll 1
     for (int at = blockIdx.x; at < l.tiles * parts; at += gridDim.x) {
         const Tile tile(l, at, parts);
@@ -69,14 +71,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         int channel = 0, group = 0;
 #pragma unroll 1
         for (int step = tile.taps * tile.groups * (l.channels / DEPTH); step > 0;) {
-            copies_wait<STAGES - 3>();
+            copies_wait<STAGES - 2>();
             order_for_engines();
             __syncthreads();
-            ahead.step(l, stages + into * Step::BYTES, pixels, weights);
-            copies_commit();
-            into = into + 1 == STAGES ? 0 : into + 1;
             if (early > 0) {  // a block's first turns only fetch
                 --early;
+                ahead.step(l, stages + into * Step::BYTES, pixels, weights);
+                copies_commit();
+                into = into + 1 == STAGES ? 0 : into + 1;
                 continue;
             }
             const u32 stage = stages + from * Step::BYTES;
@@ -87,18 +89,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (group * 2 < mine.taps) add_tap(sum, mine_at, window);
             if (group * 2 + 1 < mine.taps) add_tap(sum, mine_at + OUTS * Step::ROW, window - Step::ROW);
             product_commit();
-            product_wait<1>();  // the step before
+            ahead.step(l, stages + into * Step::BYTES, pixels, weights);
+            copies_commit();
+            into = into + 1 == STAGES ? 0 : into + 1;
+            product_wait<0>();
+            product_done(sum);
             --step;
             channel += DEPTH;
             if (channel < l.channels) continue;
             channel = 0;
             if (++group == tile.groups) group = 0;
         }
-        product_wait<0>();
-        product_done(sum);
         __syncthreads();  // the last tile's results are stored
-        stage_results(sum, (__nv_bfloat162*)(staged + half * OUTS * PITCH), bias + mine.out0,
-                      l.out - mine.out0);
+        stage_results(sum, (__nv_bfloat162*)(staged + half * OUTS * PITCH), bias + mine.out0, l.out - mine.out0);
         __syncthreads();
         store_results(l, tile, staged, output);
     }

@@ -267,6 +267,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: transposed_conv::tensor_core_backward,
     },
     Variant {
+        op: "upsample.transposed_conv_backward",
+        name: "warpgroup",
+        idea: "the same with d_input by products of whole warpgroups",
+        deterministic: true,
+        plan: transposed_conv::warpgroup_backward,
+    },
+    Variant {
         op: "upsample.unpool",
         name: "naive",
         idea: "zeros everywhere, then values to their places",
