@@ -1,5 +1,5 @@
-// Pieces of transposed convolution on tensor cores: pixels on one line, with zeros behind rows and images, so that a tap
-// is one distance along the line.
+// Pieces of transposed convolution on tensor cores: pixels on one line, with zeros behind rows and images, so that a
+// tap is one distance along the line.
 #pragma once
 #include "attention_mma.cuh"
 
@@ -18,7 +18,8 @@ __device__ __forceinline__ float widened(u16 bits, int dtype) {
 }
 
 // Up to 64 channels of a row of pixels, [planes, plane] from `row` on, become a row of the line, [pitch, channels] from
-// `to` on, `wanted` channels of it. Place c has pixel c * step + first of `width`, or zeros, as do rows that are not `there`.
+// `to` on, `wanted` channels of it. Place c has pixel c * step + first of `width`, or zeros, as have rows that are not
+// `there`.
 __device__ __forceinline__ void arrange_row(const u16* row, bool there, int step, int first, int width, int planes,
                                             i64 plane, u16* to, int pitch, int wanted, i64 channels) {
     __shared__ u32 tile[EDGE][EDGE / 2 + 1];  // pairs of places

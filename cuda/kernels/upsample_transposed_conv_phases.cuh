@@ -1,5 +1,5 @@
-// The phases of a transposed convolution as products, for kernels that differ in how they multiply: what a block's tiles
-// are, how their steps are fetched and how results are stored. See upsample_transposed_conv_tensor_core.cu.
+// The phases of a transposed convolution as products, for kernels that differ in how they multiply: what a block's
+// tiles are, how their steps are fetched and how results are stored. See upsample_transposed_conv_tensor_core.cu.
 #pragma once
 #include "upsample_transposed_conv.cuh"
 
@@ -23,8 +23,7 @@ struct Half {
         const int pairs = (l.stride + 1) / 2;
         phase = l.stride == 1 ? 0 : at % pairs * 2 + half;
         out0 = l.stride == 1 ? at * 2 * OUTS + half * OUTS : at / pairs * OUTS;
-        first = (phase + l.padding) / l.stride;
-        kx0 = (phase + l.padding) % l.stride;
+        first = (phase + l.padding) / l.stride, kx0 = (phase + l.padding) % l.stride;
         taps = kx0 < l.k ? (l.k - kx0 + l.stride - 1) / l.stride : 0;
         if (phase >= l.stride || out0 >= l.outs) taps = 0;
     }
@@ -37,10 +36,8 @@ struct Tile {
 
     __device__ __forceinline__ Tile(const Line& l, int tile, int parts)
         : halves{Half(l, tile % parts / l.stride, 0), Half(l, tile % parts / l.stride, 1)} {
-        place0 = tile / parts * PLACES;
-        phase = tile % parts % l.stride;
-        first = (phase + l.padding) / l.stride;
-        ky0 = (phase + l.padding) % l.stride;
+        place0 = tile / parts * PLACES, phase = tile % parts % l.stride;
+        first = (phase + l.padding) / l.stride, ky0 = (phase + l.padding) % l.stride;
         taps = ky0 < l.k ? (l.k - ky0 + l.stride - 1) / l.stride : 0;
         groups = (max(halves[0].taps, halves[1].taps) + 1) / 2;
         low = min(halves[0].first, halves[1].first) - 1;
@@ -77,13 +74,11 @@ template <int DEPTH> struct Fetch : Stage<DEPTH> {
 #pragma unroll 1
         for (tile = from; tile < l.tiles * parts; tile += gridDim.x) {
             const Tile t(l, tile, parts);
-            taps = t.taps;
-            groups = t.groups;
+            taps = t.taps, groups = t.groups;
             if (taps * groups * l.channels == 0) continue;
             const int row = threadIdx.x / CHUNKS;
             place = t.place0 + t.first * l.pitch + t.low + row;
-            taps0 = t.halves[0].taps;
-            taps1 = t.halves[1].taps;
+            taps0 = t.halves[0].taps, taps1 = t.halves[1].taps;
             weights0 = (t.ky0 * l.k + t.halves[0].kx0) * l.outs + t.halves[0].out0 + row;
             weights1 = (t.ky0 * l.k + t.halves[1].kx0) * l.outs + t.halves[1].out0 + row;
             break;
@@ -94,7 +89,8 @@ template <int DEPTH> struct Fetch : Stage<DEPTH> {
     __device__ __forceinline__ void step(const Line& l, u32 stage, const char* pixels, const char* weights) {
         if (tile >= l.tiles * parts) return;
         const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-        const u32 to = stage + Stage<DEPTH>::chunk_at(row, chunk), row_bytes = l.channels * 2, column = (channel + chunk * 8) * 2;
+        const u32 to = stage + Stage<DEPTH>::chunk_at(row, chunk);
+        const u32 row_bytes = l.channels * 2, column = (channel + chunk * 8) * 2;
 #pragma unroll
         for (int slot = 0; slot < 4; ++slot) {
             const int tap = group * 2 + slot % 2;
@@ -132,9 +128,9 @@ __device__ __forceinline__ void store_results(const Line& l, const Tile& tile, c
     if (l.stride == 2 && l.out_w % 2 == 0) {  // neighbours at an even place
         if (x >= l.out_w) return;
         u32* to = (u32*)(output + at + a.out0 * plane);
+        const int outs = min(OUTS, l.out - a.out0);
 #pragma unroll 8
-        for (int o = 0; o < min(OUTS, l.out - a.out0); ++o)
-            to[(i64)o * (plane / 2)] = staged[o * PITCH] | (u32)staged[(OUTS + o) * PITCH] << 16;
+        for (int o = 0; o < outs; ++o) to[(i64)o * (plane / 2)] = staged[o * PITCH] | (u32)staged[(OUTS + o) * PITCH] << 16;
         return;
     }
 #pragma unroll 1

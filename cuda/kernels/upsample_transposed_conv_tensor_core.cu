@@ -7,11 +7,12 @@
 //       image, as many as a patch reaches: a tap is then one distance along the line. A block takes tiles in turn: 256
 //       places of the line by 64 channels of two neighbouring phases (at stride 1, by 128 channels of the one). A step
 //       fetches 64 channels of the 258 pixels that two taps of both phases read, and those taps' weights, while the
-//       step before it is computed, across tiles. A warp computes 64 x 64. Results pass through shared memory: a thread stores both
-//       phases of a pixel.
+//       step before it is computed, across tiles. A warp computes 64 x 64. Results pass through shared memory: a thread
+//       stores both phases of a pixel.
 // Numerics: f32 sums over rows of the patch, pairs of its columns, channels; rounded once on storing.
 // Limits: mma.sync reaches about two thirds of Hopper's rate; zeros between rows and images are computed too; of an odd
-//         stride's last phase, half of the block idles.
+//         stride's last phase, half of the block idles. Not faster on an H200 (conv_decoder, f16): four steps of 32
+//         channels in flight, two blocks of half the places, fragments read one product ahead, copies begun later.
 // Twin: f16
 #include "upsample_transposed_conv_phases.cuh"
 
