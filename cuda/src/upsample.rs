@@ -225,6 +225,27 @@ pub static VARIANTS: &[Variant] = &[
         plan: transposed_conv::tiled,
     },
     Variant {
+        op: "upsample.transposed_conv",
+        name: "registers",
+        idea: "f32 with 64 sums a thread in registers, fetched three steps ahead",
+        deterministic: true,
+        plan: transposed_conv::registers,
+    },
+    Variant {
+        op: "upsample.transposed_conv",
+        name: "tensor_core",
+        idea: "16-bit products on tensor cores, whose taps are shifts along one line of all pixels",
+        deterministic: true,
+        plan: transposed_conv::tensor_core,
+    },
+    Variant {
+        op: "upsample.transposed_conv",
+        name: "warpgroup",
+        idea: "products of whole warpgroups from shared memory, a step under way while the next begins",
+        deterministic: true,
+        plan: transposed_conv::warpgroup,
+    },
+    Variant {
         op: "upsample.transposed_conv_backward",
         name: "naive",
         idea: "a thread an element of each gradient",
@@ -237,6 +258,20 @@ pub static VARIANTS: &[Variant] = &[
         idea: "a matrix product for each gradient, gathered into shared memory",
         deterministic: true,
         plan: transposed_conv::tiled_backward,
+    },
+    Variant {
+        op: "upsample.transposed_conv_backward",
+        name: "tensor_core",
+        idea: "16-bit products on tensor cores, phases side by side as channels; d_weight by shares of the places",
+        deterministic: true,
+        plan: transposed_conv::tensor_core_backward,
+    },
+    Variant {
+        op: "upsample.transposed_conv_backward",
+        name: "warpgroup",
+        idea: "the same with d_input by products of whole warpgroups",
+        deterministic: true,
+        plan: transposed_conv::warpgroup_backward,
     },
     Variant {
         op: "upsample.unpool",

@@ -1,15 +1,21 @@
 //! Plans of `upsample.transposed_conv` and its gradients.
 
-use touchstone_reference::{Case, Tensors, upsample::transposed_conv::Params};
+mod gradients;
+mod products;
+
+pub(super) use gradients::{tensor_core_backward, warpgroup_backward};
+pub(super) use products::{tensor_core, warpgroup};
+use touchstone_reference::{Case, DType, Tensors, upsample::transposed_conv::Params};
 
 use super::{countable, kind_of, threads};
 use crate::{
-    plan::{Arg, Plan},
+    plan::{Arg, MAX_GRID, Plan},
     variant::Unsupported,
 };
 
 const NAIVE: &str = "upsample_transposed_conv_naive";
 const TILED: &str = "upsample_transposed_conv_tiled";
+const REGISTERS: &str = "upsample_transposed_conv_registers";
 /// Rows and columns of a block's tile, as in the kernel.
 const TILE: usize = 64;
 
@@ -64,6 +70,43 @@ pub(super) fn tiled(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> 
     let pixels = batch * out_h.div_ceil(s) * out_w.div_ceil(s);
     let grid = tiles(out, pixels, p.in_channels * patch * patch, s * s)?;
     plan.launch(TILED, "forward", grid, [256, 1, 1], 0, &args);
+    Ok(plan)
+}
+
+pub(super) fn registers(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Output channels and pixels of a block; channels of its steps, as in the kernel.
+    const BLOCK: usize = 128;
+    const STEP: usize = 16;
+    let p: Params = case.params()?;
+    if p.dtype != DType::F32 {
+        return Err(Unsupported("16 bits are for tensor cores".into()));
+    }
+    let [batch, out, out_h, out_w] = p.output();
+    let (channels, outs) = (p.in_channels.next_multiple_of(STEP), out.next_multiple_of(BLOCK));
+    let pixels = batch * out_h.div_ceil(p.stride) * out_w.div_ceil(p.stride);
+    let blocks = pixels.div_ceil(BLOCK) * p.stride * p.stride;
+    let taps = p.kernel * p.kernel;
+    countable(pixels + BLOCK, "pixels")?;
+    countable(taps * channels * outs + BLOCK, "rounded weights")?;
+    if blocks > MAX_GRID[0] || outs / BLOCK > MAX_GRID[1] {
+        return Err(Unsupported(format!(
+            "{out} channels of {pixels} pixels are more than a grid takes"
+        )));
+    }
+
+    let mut sizes = sizes(&p)?;
+    sizes.pop();
+    sizes.extend([channels, outs].map(Arg::from));
+    let mut plan = Plan::new();
+    let [input, weight, bias]: [Arg; 3] =
+        ["input", "weight", "bias"].map(|name| plan.input(inputs, name).into());
+    let output: Arg = plan.output("output", p.dtype, &p.output()).into();
+    let weights: Arg = plan.scratch("weights", p.dtype, &[taps, channels, outs]).into();
+    let (grid, block) = threads(channels * outs);
+    let args = [&[weight, weights], &sizes[..]].concat();
+    plan.launch(REGISTERS, "arrange_weights", grid, block, 0, &args);
+    let args = [&[input, weights, bias, output], &sizes[..]].concat();
+    plan.launch(REGISTERS, "forward", [blocks, outs / BLOCK, 1], block, 0, &args);
     Ok(plan)
 }
 
