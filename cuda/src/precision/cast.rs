@@ -64,8 +64,18 @@ fn largest(format: Format) -> u32 {
     }
 }
 
+/// Refuses what would have to turn infinities of a narrow format into the largest finite f32.
+fn widened_as_they_are(p: &Params) -> Result<(), Unsupported> {
+    let has_infinity = matches!(p.from, Format::F16 | Format::Bf16 | Format::E5m2);
+    match p.saturate && p.to == Format::F32 && has_infinity {
+        true => Err(Unsupported("an infinity saturates when widened: the naive variant's".into())),
+        false => Ok(()),
+    }
+}
+
 pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let (p, mut plan, mut args) = start(case, inputs)?;
+    widened_as_they_are(&p)?;
     let wide = |format| matches!(format, Format::F32 | Format::Tf32);
     let (from, to) = (p.from.dtype().bytes(), p.to.dtype().bytes());
     let symbol = match (p.from, p.to) {
@@ -99,6 +109,7 @@ pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
 
 pub(super) fn specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let (p, mut plan, args) = start(case, inputs)?;
+    widened_as_they_are(&p)?;
     let stochastic = p.rounding == Rounding::Stochastic;
     // Words of four numbers that a thread takes, as in the kernel.
     let (symbol, words) = match (p.from, p.to) {
