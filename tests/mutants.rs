@@ -3,6 +3,9 @@
 //! and which occurrence within which kernel. Those that survive are listed there with the reason, and the test
 //! fails when one more survives, when a survivor is caught after all, or when a pattern no longer applies.
 
+#[path = "mutants/mutated.rs"]
+mod mutated;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -11,13 +14,12 @@ use std::{
     },
 };
 
-use regex::Regex;
+use mutated::mutated;
 use serde::Deserialize;
 use touchstone_bench::{Problem, agreement::same_bits, verify};
 use touchstone_cuda::{
     Plan,
     gpu::Poison,
-    ptx,
     simulator::{Fault, Simulator, fault::FaultKind, race::Races},
     variants,
 };
@@ -52,21 +54,11 @@ struct Row {
     survivors: BTreeMap<String, String>,
 }
 
-/// The module with the `nth` match of a row's pattern in its entry replaced.
-fn mutated(row: &Row, nth: usize) -> String {
-    let (module, entry) = row.kernel.split_once("::").expect("module::entry");
-    let text = ptx::module(module).unwrap_or_else(|| panic!("no module {module}"));
-    let start = text.find(&format!(".entry {entry}(")).unwrap_or_else(|| panic!("{}", row.kernel));
-    let end = text[start + 1..].find(".entry ").map_or(text.len(), |end| start + 1 + end);
-    let pattern = Regex::new(&row.find).expect("a regular expression");
-    let place = pattern.captures_iter(&text[start..end]).nth(nth).unwrap_or_else(|| {
-        panic!("{} of {}: no match {nth} of {}", row.name, row.kernel, row.find)
-    });
-    let whole = place.get(0).expect("the match");
-    let mut replacement = String::new();
-    place.expand(&row.replace, &mut replacement);
-    assert_ne!(replacement, whole.as_str(), "{} changes nothing", row.name);
-    [&text[..start + whole.start()], &replacement, &text[start + whole.end()..]].concat()
+impl Row {
+    /// The module with the `nth` match of the pattern in its entry replaced.
+    fn mutated(&self, nth: usize) -> String {
+        mutated(&self.kernel, &self.find, nth, &self.replace)
+    }
 }
 
 /// How a mutant is caught on one case, or the unmutated kernel refused; `None` when it passes for right.
@@ -136,7 +128,7 @@ fn mutants_are_caught_and_survivors_are_explained() {
     on_all_cores(mutants.len(), |i| {
         let (row, nth) = mutants[i];
         let module = row.kernel.split("::").next().expect("a module");
-        let simulator = Simulator::new().with_threads(1).with_module(module, mutated(row, nth));
+        let simulator = Simulator::new().with_threads(1).with_module(module, row.mutated(nth));
         let how = row.cases.iter().find_map(|case| caught(&simulator, row, case));
         outcomes.lock().expect("no panic").insert(i, how);
     });
@@ -179,7 +171,7 @@ fn a_scan_over_many_tiles_needs_both_barriers() {
     let row = rows().into_iter().find(|row| row.kernel == "radix_sort::radix_scan");
     let row = row.expect("the mutants of the scan");
     for nth in [0, 1] {
-        let text = mutated(&row, nth);
+        let text = row.mutated(nth);
         let error = run(&Simulator::new().with_module("radix_sort", text)).expect_err("a mutant");
         let fault = error.downcast_ref::<Fault>().expect("a fault");
         assert_eq!(fault.kind, FaultKind::Race, "{fault}");

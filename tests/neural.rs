@@ -1,9 +1,12 @@
 //! Speculative decoding of a neural target: what the network learns, and that a loop on an executor that keeps the cache
 //! does what the reference does.
 
+#[path = "mutants/mutated.rs"]
+mod mutated;
+
 use std::sync::LazyLock;
 
-use regex::Regex;
+use mutated::mutated;
 use touchstone_bench::{
     Problem,
     corpus::Corpus,
@@ -16,7 +19,7 @@ use touchstone_bench::{
     speculative::Scheme,
     verify::{self, Verdict},
 };
-use touchstone_cuda::{Gpu, Simulator, ptx};
+use touchstone_cuda::{Gpu, Simulator};
 use touchstone_reference::{Expected, Tensor, Tensors};
 
 static TRAINED: LazyLock<Trained> =
@@ -93,13 +96,8 @@ fn a_faulty_copy_of_what_is_accepted_shows() {
         ("half of it is kept", r"add\.s64 (%rd\d+),(%rd\d+),128;", 0, "add.s64 ${1},${2},256;"),
         ("the path is not followed", r"ld\.global\.s32 (%rd56),\[[^;]*;", 0, "mov.u64 ${1},%rd76;"),
     ];
-    let text = ptx::module("decoding_commit").unwrap();
     for (what, find, nth, replace) in faults {
-        let pattern = Regex::new(find).unwrap();
-        let place = pattern.captures_iter(text).nth(nth).unwrap_or_else(|| panic!("no {find}"));
-        let (whole, mut instead) = (place.get(0).unwrap(), String::new());
-        place.expand(replace, &mut instead);
-        let mutant = [&text[..whole.start()], &instead, &text[whole.end()..]].concat();
+        let mutant = mutated("decoding_commit::commit", find, nth, replace);
         let simulator = Simulator::new().with_module("decoding_commit", mutant);
         let shown = difference(&simulator, Scheme::Tree, true);
         println!("{what}: {shown:?}");

@@ -255,7 +255,7 @@ def measure(run):
         flush.fill_(60)
         cold.append(between_events(once.replay if once else run))
     repeats = max(1, min(64, int(200e3 / min(cold))))
-    graph = capture(run, repeats)
+    graph = capture(run, repeats) if repeats > 1 else once
     replay = graph.replay if graph else lambda: [run() for _ in range(repeats)]
     warm = [between_events(replay) / repeats for _ in range(SAMPLES)]
     return {

@@ -38,6 +38,12 @@ __device__ __forceinline__ void narrow(__half2& to, float a, float b) { to = __f
 __device__ __forceinline__ void narrow(__nv_bfloat162& to, float a, float b) { to = __floats2bfloat162_rn(a, b); }
 __device__ __forceinline__ void narrow(float2& to, float a, float b) { to = make_float2(a, b); }
 
+// Starts bringing 16 bytes of logits into shared memory, which cp.async.wait_all waits for.
+__device__ __forceinline__ void fetch(uint4* to, const uint4* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from)
+                 : "memory");
+}
+
 // 16 bytes of logits, and of what becomes of them.
 template <typename T> struct Logits : Words<T> {
     using Words<T>::N;

@@ -13,11 +13,6 @@ static constexpr int THREADS = 1024, HELD = 2;
 
 extern __shared__ __align__(16) uint4 row_words[];
 
-__device__ __forceinline__ void fetch(uint4* to, const uint4* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from)
-                 : "memory");
-}
-
 template <typename T>
 __device__ __forceinline__ void rows_of(const T* __restrict__ logits, T* __restrict__ result, int kept, const Job& job) {
     const int words = (int)(job.vocab / Logits<T>::N);

@@ -29,10 +29,6 @@ __device__ __forceinline__ void tell(u64* p, Running sums) {
     const u64 bits = (u64)__float_as_uint(sums.sum) << 32 | __float_as_uint(sums.base);
     asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(bits) : "memory");
 }
-__device__ __forceinline__ void fetch(uint4* to, const uint4* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from)
-                 : "memory");
-}
 
 __device__ __forceinline__ float2 larger(float2 a, float2 b) { return make_float2(fmaxf(a.x, b.x), fmaxf(a.y, b.y)); }
 __device__ __forceinline__ __half2 larger(__half2 a, __half2 b) { return __hmax2(a, b); }

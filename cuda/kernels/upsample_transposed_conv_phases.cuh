@@ -14,6 +14,12 @@ struct Line {
     int tiles;                // of places, that hold results
 };
 
+// Parts that a tile of places has: phases of rows, each with its pairs of phases of columns and blocks of channels.
+__device__ __forceinline__ int parts_of(const Line& l) {
+    const int columns = l.stride == 1 ? (l.outs + 2 * OUTS - 1) / (2 * OUTS) : (l.stride + 1) / 2 * (l.outs / OUTS);
+    return columns * l.stride;
+}
+
 // What half of a block computes, or nothing at all.
 struct Half {
     int phase, first, taps, out0;  // first: the column of the image that meets tap 0, less that of the result

@@ -57,8 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const u32 stages = (u32)__cvta_generic_to_shared(shared);
     u16* const staged = (u16*)(shared + STAGES * Step::BYTES);
     const int half = threadIdx.x / 128;
-    const int columns = l.stride == 1 ? (l.outs + 2 * OUTS - 1) / (2 * OUTS) : (l.stride + 1) / 2 * (l.outs / OUTS);
-    const int parts = columns * l.stride;
+    const int parts = parts_of(l);
     Fetch<DEPTH> ahead;
     ahead.parts = parts;
     ahead.begin(l, blockIdx.x);

@@ -4,9 +4,7 @@ use touchstone_reference::{Case, DType, Tensors, upsample::transposed_conv::Para
 
 use super::{
     TILE, gradients,
-    products::{
-        DEPTH, Line, OUTS, SHARED_BYTES, TENSOR_CORE, TENSOR_CORE_F16, WARPGROUP, WARPGROUP_F16,
-    },
+    products::{DEPTH, Line, OUTS, SHARED_BYTES, TENSOR_CORE, Twins, WARPGROUP, twin},
 };
 use crate::{
     plan::{Arg, MAX_GRID, Plan},
@@ -14,8 +12,10 @@ use crate::{
     variant::Unsupported,
 };
 
-const BACKWARD: &str = "upsample_transposed_conv_backward_tensor_core";
-const BACKWARD_F16: &str = "upsample_transposed_conv_backward_tensor_core.f16";
+const BACKWARD: Twins = [
+    "upsample_transposed_conv_backward_tensor_core",
+    "upsample_transposed_conv_backward_tensor_core.f16",
+];
 /// Threads of a block.
 const BLOCK: [usize; 3] = [256, 1, 1];
 
@@ -154,18 +154,11 @@ impl<'a> GradientLine<'a> {
     }
 }
 
-/// The gradients as products; that of the input by the forward kernel of a module or its twin for f16.
-fn products(
-    case: &Case,
-    inputs: &Tensors,
-    kernels: [&'static str; 2],
-) -> Result<Plan, Unsupported> {
+/// The gradients as products; that of the input by one of the forward kernels.
+fn products(case: &Case, inputs: &Tensors, kernels: Twins) -> Result<Plan, Unsupported> {
     let p: Params = case.params()?;
-    let [forward, module, kernel] = match p.dtype {
-        DType::F16 => [TENSOR_CORE_F16, BACKWARD_F16, kernels[1]],
-        DType::Bf16 => [TENSOR_CORE, BACKWARD, kernels[0]],
-        other => return Err(Unsupported(format!("products of {other:?} need more than 16 bits"))),
-    };
+    let twin = twin(p.dtype)?;
+    let [forward, module, kernel] = [TENSOR_CORE, BACKWARD, kernels].map(|twins| twins[twin]);
     let of = GradientLine::of(&p)?;
     let (mut plan, _) = gradients(&p, inputs)?;
     let shape = [of.line.length, of.line.channels];
@@ -179,12 +172,12 @@ pub(in crate::upsample) fn tensor_core_backward(
     case: &Case,
     inputs: &Tensors,
 ) -> Result<Plan, Unsupported> {
-    products(case, inputs, [TENSOR_CORE, TENSOR_CORE_F16])
+    products(case, inputs, TENSOR_CORE)
 }
 
 pub(in crate::upsample) fn warpgroup_backward(
     case: &Case,
     inputs: &Tensors,
 ) -> Result<Plan, Unsupported> {
-    products(case, inputs, [WARPGROUP, WARPGROUP_F16])
+    products(case, inputs, WARPGROUP)
 }

@@ -9,10 +9,13 @@ use crate::{
     variant::Unsupported,
 };
 
-pub(super) const TENSOR_CORE: &str = "upsample_transposed_conv_tensor_core";
-pub(super) const TENSOR_CORE_F16: &str = "upsample_transposed_conv_tensor_core.f16";
-pub(super) const WARPGROUP: &str = "upsample_transposed_conv_warpgroup";
-pub(super) const WARPGROUP_F16: &str = "upsample_transposed_conv_warpgroup.f16";
+/// A module for bf16 and its twin for f16.
+pub(super) type Twins = [&'static str; 2];
+
+pub(super) const TENSOR_CORE: Twins =
+    ["upsample_transposed_conv_tensor_core", "upsample_transposed_conv_tensor_core.f16"];
+pub(super) const WARPGROUP: Twins =
+    ["upsample_transposed_conv_warpgroup", "upsample_transposed_conv_warpgroup.f16"];
 /// Places and output channels of a block of `tensor_core`, channels of its steps, as in the kernel.
 pub(super) const PLACES: usize = 256;
 pub(super) const OUTS: usize = 64;
@@ -83,25 +86,26 @@ impl Line {
 }
 
 pub(in crate::upsample) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    products(case, inputs, [TENSOR_CORE, TENSOR_CORE_F16])
+    products(case, inputs, TENSOR_CORE)
 }
 
 pub(in crate::upsample) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    products(case, inputs, [WARPGROUP, WARPGROUP_F16])
+    products(case, inputs, WARPGROUP)
 }
 
-/// Pixels and weights in the products' order, then the products, by the kernel of a module or its twin for f16.
-fn products(
-    case: &Case,
-    inputs: &Tensors,
-    kernels: [&'static str; 2],
-) -> Result<Plan, Unsupported> {
+/// Which of the twins a type takes.
+pub(super) fn twin(dtype: DType) -> Result<usize, Unsupported> {
+    match dtype {
+        DType::Bf16 => Ok(0),
+        DType::F16 => Ok(1),
+        other => Err(Unsupported(format!("products of {other:?} need more than 16 bits"))),
+    }
+}
+
+/// Pixels and weights in the products' order, then the products, by one of the kernels.
+fn products(case: &Case, inputs: &Tensors, kernels: Twins) -> Result<Plan, Unsupported> {
     let p: Params = case.params()?;
-    let (module, kernel) = match p.dtype {
-        DType::F16 => (TENSOR_CORE_F16, kernels[1]),
-        DType::Bf16 => (TENSOR_CORE, kernels[0]),
-        other => return Err(Unsupported(format!("products of {other:?} need more than 16 bits"))),
-    };
+    let (module, kernel) = twin(p.dtype).map(|twin| (TENSOR_CORE[twin], kernels[twin]))?;
     sizes(&p)?;
     let line = Line::of(&p);
     let (tiles, blocks) = line.tiles(p.stride)?;
