@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Scans of flash-linear-attention and of mamba_ssm (its Triton kernels) on our quick and full cases; run as pytorch.py is.
+"""Scans of flash-linear-attention and of mamba_ssm on our quick and full cases; run as pytorch.py is.
 
 Both are packages beside PyTorch. Where one is missing its peers are left out, and that is said.
 """
@@ -8,6 +8,7 @@ import importlib
 
 import pytorch
 import torch
+import torch.nn.functional as F
 from pytorch import DTYPES, NotThisCase, relative_rms
 
 STEPS = 96  # of the first sequence and two heads, computed step by step in f64: later outputs do not matter to them
@@ -100,6 +101,51 @@ def ssd(p):
     yield "peer:mamba_ssm", run, lambda: relative_rms(early(run()), exact)
 
 
+def gated_scan(u, step, decay, b, c, skip, gate, bias):
+    """The selective scan of u, step, gate [channels, steps] with b, c [state, steps], in the inputs' type."""
+    step = F.softplus(step + bias[:, None])
+    h, outputs = torch.zeros_like(decay), []
+    for t in range(u.shape[1]):
+        h = (step[:, t, None] * decay).exp() * h + (step[:, t] * u[:, t])[:, None] * b[:, t]
+        outputs.append(h @ c[:, t])
+    return (torch.stack(outputs, 1) + skip[:, None] * u) * F.silu(gate)
+
+
+def selective(op, p):
+    """mamba_ssm's CUDA scan in its own layout [batch, channels, steps]; its backward begins from the forward's states."""
+    if not (p["softplus"] and p["bias"] and p["skip"] and p["gate"]):
+        raise NotThisCase
+    fwd, bwd = function("selective_scan_cuda.fwd"), function("selective_scan_cuda.bwd")
+    over_steps = lambda *shape, **limits: drawn(p, *shape, **limits).movedim(1, -1).contiguous()
+    u, gate, d_y = (over_steps(p["channels"]) for _ in range(3))
+    step = over_steps(p["channels"], low=-3.0, high=-1.0)
+    b, c = (over_steps(p["groups"], p["state"]) for _ in range(2))
+    by_channel = lambda *shape: torch.rand(p["channels"], *shape, device="cuda") - 0.5
+    decay, skip, bias = by_channel(p["state"]) - 1.5, by_channel(), by_channel()
+
+    def two_channels(steps):
+        of_channel, shared = lambda t: t[0, :2, :steps], lambda t: t[0, 0, :, :steps]
+        some = of_channel(u), of_channel(step), decay[:2], shared(b), shared(c), skip[:2], of_channel(gate), bias[:2]
+        return [t.double() for t in some]
+
+    given = u, step, decay, b, c, skip, gate, bias
+    if op == "ssm.selective":
+        run = lambda: fwd(*given, True)[-1]
+        yield "peer:mamba_ssm", run, lambda: relative_rms(run()[0, :2, :STEPS].double(), gated_scan(*two_channels(STEPS)))
+        return
+    before_gate, states, _ = fwd(*given, True)
+    run = lambda: bwd(*given, d_y, states, before_gate, None, True, False)
+
+    def error():
+        with torch.enable_grad():
+            some = two_channels(p["seq_len"])
+            leaves = [some[i].requires_grad_() for i in (0, 1)]
+            exact = torch.autograd.grad(gated_scan(*some), leaves, d_y[0, :2].double())
+        return max(relative_rms(got[0, :2].double(), e) for got, e in zip(run(), exact))
+
+    yield "peer:mamba_ssm", run, error
+
+
 def ssm_peers(op, p):
     if p.get("initial_state"):
         raise NotThisCase
@@ -109,6 +155,8 @@ def ssm_peers(op, p):
         yield from recurrence(p)
     elif op == "ssm.ssd":
         yield from ssd(p)
+    elif op in ("ssm.selective", "ssm.selective_backward"):
+        yield from selective(op, p)
     else:
         raise NotThisCase
 

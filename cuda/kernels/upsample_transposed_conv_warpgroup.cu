@@ -56,7 +56,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Line l = LINE;
     const u32 stages = (u32)__cvta_generic_to_shared(shared);
     u16* const staged = (u16*)(shared + STAGES * Step::BYTES);
-    const int half = threadIdx.x / 128;
+    // Visibly the same for a whole warp: else ptxas 13 sees products under a condition of threads, and waits for each.
+    const int half = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
     const int parts = parts_of(l);
     Fetch<DEPTH> ahead;
     ahead.parts = parts;
