@@ -11,137 +11,32 @@
 //       wide. A chunk: scores C B^T, one 16-row strip a warp, masked and decayed into shared memory;
 //       y = decay * (C S^T) + scores x; S = decay * S + (weighted x)^T B. Layouts meet without shuffles: an accumulator
 //       of the state is the B operand of C S^T, and one transposed load of x serves both its products.
-//       With gates each thread first walks one column and multiplies C by its decay from the chunk's start, B by the
-//       inverse; the rest is then as without decays, but for a factor a column that brings the state to the end.
+//       With gates each thread first walks two columns of half a chunk and multiplies C by its decay from the chunk's
+//       start, B by the inverse; the rest is then as without decays, but for a factor a column that brings the state to
+//       the end.
 // Numerics: bf16 operands, f32 sums; the carried state is f32, its copy for C S^T, the scores and the weighted x are
 //           rounded to bf16; with gates C and B once more.
 // Limits: bf16; state at most 128; state and head_dim multiples of 8; the gates of a column add up to -80 at least over
 //         any chunk, or the inverse decay leaves f32; batch*heads*head_dim/64 blocks must fill the device. Shared memory
 //         binds (ncu, H200: 69 to 74 % busy): each of 4 warps reads all of C and B. Three blocks on a multiprocessor instead of four
 //         spill nothing and are a quarter slower for SSD (737 us, not 581), though a fifth faster for retention (367, not 455).
-#include "attention_mma.cuh"
+#include "ssm_matrix.cuh"
 
-typedef __nv_bfloat16 bf16;
-constexpr int CHUNK = 64, STATE = 128, WIDTH = 64, THREADS = 128;
-
-__device__ __forceinline__ u32 packed(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *(const u32*)&pair;
-}
-__device__ __forceinline__ float2 unpacked(u32 pair) {
-    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-// Of the four lanes of a quad, lane q gets word q of each.
-__device__ __forceinline__ uint4 exchanged(u32 (&r)[4], int q) {
-#pragma unroll
-    for (int bit = 1; bit < 4; bit *= 2)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (i & bit) continue;
-            const bool high = q & bit;
-            const u32 got = __shfl_xor_sync(0xffffffffu, high ? r[i] : r[i + bit], bit);
-            r[i] = high ? got : r[i];
-            r[i + bit] = high ? r[i + bit] : got;
-        }
-    return make_uint4(r[0], r[1], r[2], r[3]);
-}
-
-struct Problem {
-    const bf16 *x, *b, *c;    // [batch, seq_len, heads, head_dim]; [batch, seq_len, groups, state] twice
-    const float *dt, *rate;   // [batch, seq_len, heads] or null for 1; [heads], logarithm of the decay for dt = 1
-    const bf16* gates;        // [batch, seq_len, groups, state], logarithms of the decays
-    const float* d;           // [heads] or null
-    const bf16* initial;      // [batch, heads, head_dim, state] or null
-    bf16 *y, *last;           // as x; as initial
-    i64 batch, seq_len, heads, head_dim, groups, state;
-    float scale;
-};
-
-// A block's walk. With gates every column of the state has a decay of its own, which becomes a factor of C and, inverted,
-// of B; without, a step has one decay for all.
-struct Chunks {
-    // The block's shared memory: tiles of C, B and x, the scores, and some numbers.
+// A block's shared memory: tiles of C, B and x, the scores, some numbers, and the gates.
+struct Chunks : Walk<STATE, 2> {
     static constexpr u32 C_TILE = 0, B_TILE = CHUNK * STATE * 2, X_TILE = 2 * B_TILE,
                          SCORES = X_TILE + CHUNK * WIDTH * 2, NUMBERS = SCORES + CHUNK * CHUNK * 2,
                          GATES = NUMBERS + 3 * CHUNK * 4;
 
-    const Problem& p;
-    const bool gated;
-    char* const memory;
-    const u32 base;
-    float *const decayed, *const weight, *const kept;  // by step: log2 of the decay so far, dt, dt*decay to the end
-    const int warp, lane, row, q;
-    int width, length;            // channels and steps there are
-    i64 x_stride, b_stride, x_at, b_at, state_at, dt_at;
-    float rate;
-    float step0, step1;           // dt of steps 2 lane and 2 lane + 1 of the next chunk
-    u32 wide_by_row, wide_by_value, by_row, by_value;
-    float carried[STATE / 8][4];  // 16 x 8 tiles: rows row, row + 8; columns 8 n + 2 q and the next
+    const u32 wide_by_row, wide_by_value, by_row, by_value;
 
     __device__ __forceinline__ Chunks(const Problem& problem, uint4* shared)
-        : p(problem), gated(problem.gates), memory((char*)shared), base((u32)__cvta_generic_to_shared(shared)),
-          decayed((float*)(memory + NUMBERS)), weight(decayed + CHUNK), kept(weight + CHUNK),
-          warp(threadIdx.x / 32), lane(threadIdx.x % 32), row(lane / 4), q(lane % 4) {
-        const int slices = ((int)p.head_dim + WIDTH - 1) / WIDTH, slice = blockIdx.x % slices;
-        const i64 head = blockIdx.x / slices % p.heads, sequence = blockIdx.x / slices / p.heads;
-        width = min(WIDTH, (int)p.head_dim - slice * WIDTH);
-        length = (int)p.seq_len;
-        x_stride = p.heads * p.head_dim;
-        b_stride = p.groups * p.state;
-        x_at = sequence * p.seq_len * x_stride + head * p.head_dim + slice * WIDTH;
-        b_at = sequence * p.seq_len * b_stride + head / (p.heads / p.groups) * p.state;
-        dt_at = sequence * p.seq_len * p.heads + head;
-        state_at = ((sequence * p.heads + head) * p.head_dim + slice * WIDTH + warp * 16 + row) * p.state + q * 2;
-        rate = gated ? 0.f : p.rate[head] * LOG2_E;
-        wide_by_row = starts_by_row<STATE>(lane);
-        wide_by_value = starts_by_value<STATE>(lane);
-        by_row = starts_by_row<WIDTH>(lane);
-        by_value = starts_by_value<WIDTH>(lane);
+        : Walk(problem, shared, NUMBERS), wide_by_row(starts_by_row<STATE>(lane)),
+          wide_by_value(starts_by_value<STATE>(lane)), by_row(starts_by_row<WIDTH>(lane)),
+          by_value(starts_by_value<WIDTH>(lane)) {
         load_state();
     }
-    // Calls f(half, n) for the rows and tiles of the state that there are.
-    template <typename F> __device__ __forceinline__ void each_state(F f) const {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int tiles = warp * 16 + row + half * 8 < width ? (int)p.state / 8 : 0;
-#pragma unroll
-            for (int n = 0; n < STATE / 8; ++n)
-                if (n < tiles) f(half, n);
-        }
-    }
-    __device__ __forceinline__ void load_state() {
-#pragma unroll
-        for (int n = 0; n < STATE / 8; ++n)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) carried[n][i] = 0.f;
-        if (!p.initial) return;
-        each_state([&](int half, int n) {
-            const float2 pair = unpacked(*(const u32*)(p.initial + state_at + half * 8 * p.state + n * 8));
-            carried[n][half * 2] = pair.x;
-            carried[n][half * 2 + 1] = pair.y;
-        });
-    }
-    __device__ __forceinline__ void store_state() const {
-        each_state([&](int half, int n) {
-            *(u32*)(p.last + state_at + half * 8 * p.state + n * 8) =
-                packed(carried[n][half * 2], carried[n][half * 2 + 1]);
-        });
-    }
 
-    // Starts copying 64 rows of DIM values from step `from`; what is beyond the sequence or `width` becomes zero.
-    template <int DIM>
-    __device__ __forceinline__ void copy(u32 tile, const bf16* array, i64 stride, int from, int columns) const {
-        const int r0 = threadIdx.x / (DIM / 8), d = threadIdx.x % (DIM / 8) * 8;
-        const bf16* source = array + (from + r0) * stride + d;
-        const u32 to = base + tile + chunk_at<DIM>(r0, d);
-#pragma unroll 2
-        for (int r = 0; r < CHUNK; r += THREADS / (DIM / 8), source += THREADS / (DIM / 8) * stride) {
-            const bool inside = from + r0 + r < length && d < columns;
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + r * DIM * 2),
-                         "l"(inside ? source : array), "r"(inside ? 16 : 0)
-                         : "memory");
-        }
-    }
     __device__ __forceinline__ void copy_c(int from) const {
         if (from < length) copy<STATE>(C_TILE, p.c + b_at, b_stride, from, (int)p.state);
     }
@@ -152,42 +47,7 @@ struct Chunks {
             if (gated) copy<STATE>(GATES, p.gates + b_at, b_stride, from, (int)p.state);
         }
         copies_commit();
-        if (gated || warp > 0) return;
-        step0 = step_size(from + lane * 2);
-        step1 = step_size(from + lane * 2 + 1);
-    }
-    __device__ __forceinline__ float step_size(int t) const {
-        return t >= length ? 0.f : p.dt ? p.dt[dt_at + t * p.heads] : 1.f;
-    }
-
-    // The decays of the chunk's steps, by the first warp.
-    __device__ __forceinline__ void sum_decays() {
-        if (warp > 0) return;
-        const float first = step0 * rate, pair = first + step1 * rate;
-        float sum = pair;
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-            const float before = __shfl_up_sync(0xffffffffu, sum, offset);
-            if (lane >= offset) sum += before;
-        }
-        const float end = __shfl_sync(0xffffffffu, sum, 31), start = sum - pair + first;
-        *(float2*)(decayed + lane * 2) = make_float2(start, sum);
-        *(float2*)(weight + lane * 2) = make_float2(step0, step1);
-        *(float2*)(kept + lane * 2) = make_float2(step0 * exp2_fast(end - start), step1 * exp2_fast(end - sum));
-    }
-    // Multiplies C by the decay from the chunk's start to its step, and B by the inverse: a thread takes a column.
-    __device__ __forceinline__ void apply_gates() const {
-        const int n = threadIdx.x;
-        float sum = 0.f;
-#pragma unroll 4
-        for (int t = 0; t < CHUNK; ++t) {
-            char* const at = memory + chunk_at<STATE>(t, n) + n % 8 * 2;
-            sum = fmaf(__bfloat162float(*(const bf16*)(at + GATES)), LOG2_E, sum);
-            bf16 &c = *(bf16*)(at + C_TILE), &b = *(bf16*)(at + B_TILE);
-            c = __float2bfloat16_rn(__bfloat162float(c) * exp2_fast(sum));
-            b = __float2bfloat16_rn(__bfloat162float(b) * exp2_fast(-sum));
-        }
-        decayed[n] = exp2_fast(sum);
+        fetch_steps(from);
     }
 
     // C B^T of a strip of 16 steps against all before, masked and decayed, as bf16 in shared memory.
@@ -309,25 +169,8 @@ struct Chunks {
         }
         if (gated) decay_columns();
     }
-    __device__ __forceinline__ void decay_all(float decay) {
-#pragma unroll
-        for (int n = 0; n < STATE / 8; ++n)
-#pragma unroll
-            for (int i = 0; i < 4; ++i) carried[n][i] *= decay;
-    }
-    __device__ __forceinline__ void decay_columns() {
-#pragma unroll
-        for (int n = 0; n < STATE / 8; ++n) {
-            const float2 by = *(const float2*)(decayed + n * 8 + q * 2);
-            carried[n][0] *= by.x;
-            carried[n][1] *= by.y;
-            carried[n][2] *= by.x;
-            carried[n][3] *= by.y;
-        }
-    }
-
     __device__ __forceinline__ void walk() {
-        const float skip = p.d ? p.d[blockIdx.x / (((int)p.head_dim + WIDTH - 1) / WIDTH) % p.heads] : 0.f;
+        const float skip = Walk::skip();
         copy_c(0);
         copy_rest(0);
 #pragma unroll 1
@@ -336,7 +179,7 @@ struct Chunks {
             copies_wait<0>();
             __syncthreads();
             if (gated) {
-                apply_gates();
+                apply_gates(C_TILE, B_TILE, GATES);
                 __syncthreads();
             }
             // Strips take turns, for the later ones are longer.

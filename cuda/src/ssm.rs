@@ -149,6 +149,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: |case, inputs| matrix::ssd(case, inputs)?.chunked(inputs),
     },
     Variant {
+        op: "ssm.ssd",
+        name: "warpgroup",
+        idea: "as chunked, transposed, with products of whole warpgroups and tiles of two chunks in flight",
+        deterministic: true,
+        plan: |case, inputs| matrix::ssd(case, inputs)?.warpgroup(inputs),
+    },
+    Variant {
         op: "ssm.retention",
         name: "sequential",
         idea: "one warp a row of the state",
@@ -163,6 +170,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: |case, inputs| matrix::retention(case, inputs)?.chunked(inputs),
     },
     Variant {
+        op: "ssm.retention",
+        name: "warpgroup",
+        idea: "as chunked, transposed, with products of whole warpgroups and tiles of two chunks in flight",
+        deterministic: true,
+        plan: |case, inputs| matrix::retention(case, inputs)?.warpgroup(inputs),
+    },
+    Variant {
         op: "ssm.gated_linear_attention",
         name: "sequential",
         idea: "one warp a row of the state",
@@ -175,6 +189,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "decays become factors of q and k, then tensor cores as for retention",
         deterministic: true,
         plan: |case, inputs| matrix::gated(case, inputs)?.chunked(inputs),
+    },
+    Variant {
+        op: "ssm.gated_linear_attention",
+        name: "warpgroup",
+        idea: "as chunked, transposed, with products of whole warpgroups and tiles of two chunks in flight",
+        deterministic: true,
+        plan: |case, inputs| matrix::gated(case, inputs)?.warpgroup(inputs),
     },
     Variant {
         op: "ssm.rwkv7",

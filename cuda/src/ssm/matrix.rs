@@ -14,8 +14,26 @@ use crate::{
 /// Largest state that the kernels hold.
 const LARGEST_STATE: usize = 128;
 
-/// Shared memory of the chunked kernel: tiles of C and B, of x and the scores, and three numbers a step.
-const CHUNK_BYTES: usize = 2 * 64 * 128 * 2 + 2 * 64 * 64 * 2 + 3 * 64 * 4;
+/// A kernel that walks chunks of 64 steps.
+struct Chunked {
+    module: &'static str,
+    kernel: &'static str,
+    /// Shared memory without gates: tiles of C and B and of x, the scores, and some numbers a step.
+    bytes: usize,
+}
+
+const CHUNKED: Chunked = Chunked {
+    module: "ssm_matrix_chunked",
+    kernel: "chunked_bf16",
+    bytes: 2 * 64 * 128 * 2 + 2 * 64 * 64 * 2 + 3 * 64 * 4,
+};
+
+/// Tiles of two chunks at once.
+const WARPGROUP: Chunked = Chunked {
+    module: "ssm_matrix_warpgroup",
+    kernel: "warpgroup_bf16",
+    bytes: 2 * (2 * 64 * 128 * 2 + 64 * 64 * 2) + 64 * 64 * 2 + 4 * 64 * 4,
+};
 
 /// A plan whose buffers are there and whose launch is not: what the kernels of this kind take.
 pub(super) struct Problem {
@@ -175,11 +193,20 @@ impl Problem {
     }
 
     /// One block a head and 64 of its channels.
-    pub(super) fn chunked(mut self, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    pub(super) fn chunked(self, inputs: &Tensors) -> Result<Plan, Unsupported> {
+        self.in_chunks(inputs, &CHUNKED)
+    }
+
+    /// The same with products of whole warpgroups.
+    pub(super) fn warpgroup(self, inputs: &Tensors) -> Result<Plan, Unsupported> {
+        self.in_chunks(inputs, &WARPGROUP)
+    }
+
+    fn in_chunks(mut self, inputs: &Tensors, by: &Chunked) -> Result<Plan, Unsupported> {
         /// What the logarithms of a column's decays may add up to over a chunk.
         const LOWEST: f64 = -80.0;
         self.in_words_of_bf16(LARGEST_STATE)?;
-        let mut bytes = CHUNK_BYTES;
+        let mut bytes = by.bytes;
         if self.gates.is_some() {
             let least = least_sum(inputs.tensor("g"), self.seq_len, self.heads * self.state);
             if least < LOWEST {
@@ -193,7 +220,7 @@ impl Problem {
         let mut args: Vec<Arg> = given.into_iter().chain(kept).map(Arg::from).collect();
         args.extend(self.sizes());
         let grid = self.grid()?;
-        self.plan.launch("ssm_matrix_chunked", "chunked_bf16", grid, [128, 1, 1], bytes, &args);
+        self.plan.launch(by.module, by.kernel, grid, [128, 1, 1], bytes, &args);
         Ok(self.plan)
     }
 
