@@ -171,7 +171,8 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
     let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::I32(section as i32)];
     let score = score_of(&problem);
-    let args = [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &score, &[drawn.into()]].concat();
+    let args =
+        [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &score, &[drawn.into()]].concat();
     // Queries, two tiles of K and of V, barriers, units, and room to begin at a multiple of 1024 bytes.
     let shared_bytes = 2 * dim * (slots * queries + 4 * keys) + 256 + 1024;
     let symbol = format!("forward_d{dim}_{}", problem.dtype.name());
