@@ -158,3 +158,29 @@ PRODUCT_OF_REGISTERS(product, OF_BF16, "1, 1, 1", 128, PLACES_0_31 ", " PLACES_3
 PRODUCT_OF_REGISTERS(product, OF_BF16, "1, 1, 1", 256, PLACES_0_31 ", " PLACES_32_63 ", " PLACES_64_127, REGISTERS_128, "%128, %129, %130, %131", "%132", "%133")
 PRODUCT_OF_SHARED(product_e4m3, OF_E4M3, "1, 1", 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64", "%65", "%66")
 PRODUCT_OF_REGISTERS(product_e4m3, OF_E4M3, "1, 1", 128, PLACES_0_31 ", " PLACES_32_63, REGISTERS_64, "%64, %65, %66, %67", "%68", "%69")
+
+// ---- what only some kernels need stands last, where it moves no line of the others
+
+// As barrier_wait, but a thread that has to wait sleeps for up to 10 ms at a time: one that asks again and again takes the
+// instruction slots of the warps that compute beside it.
+__device__ __forceinline__ void barrier_sleep(u32 barrier, u32 parity) {
+    u32 done;
+    do {
+        asm volatile(
+            "{\n.reg .pred p;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, 10000000;\n"
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(barrier), "r"(parity)
+            : "memory");
+    } while (!done);
+}
+
+// A tile's descriptor (see tile_descriptor) from its lower word, to which 16 bytes are 1: the way to step through a tile in
+// one addition.
+__device__ __forceinline__ u32 descriptor_start(u32 address, u32 leading) { return address >> 4 | leading >> 4 << 16; }
+__device__ __forceinline__ u64 descriptor_at(u32 low) {
+    u64 descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(low), "r"(1024 >> 4 | 1 << 30));
+    return descriptor;
+}

@@ -39,7 +39,7 @@ pub static VARIANTS: &[Variant] = &[
     Variant {
         op: "attention.forward",
         name: "warp_specialized",
-        idea: "wgmma and tensor copies: one warpgroup copies, others compute and take turns at the tensor cores",
+        idea: "wgmma and tensor copies: one warpgroup draws units and copies, others compute, a softmax beside products",
         deterministic: true,
         plan: forward::warp_specialized,
     },

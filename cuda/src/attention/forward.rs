@@ -124,7 +124,7 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 3] = [
-    Shape { dim: 64, keys: 128, groups: 2, slots: 2, caps: false },
+    Shape { dim: 64, keys: 128, groups: 3, slots: 2, caps: false },
     Shape { dim: 128, keys: 128, groups: 2, slots: 2, caps: true },
     Shape { dim: 256, keys: 80, groups: 2, slots: 1, caps: true },
 ];
@@ -158,14 +158,23 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     ];
     let (causal, window) = mask_of(&problem);
     let head_bytes = 4 * seq_k * head_dim;
-    let section = (SECTION_BYTES / head_bytes).max(1) * (heads_q / heads_kv);
+    // Half of the L2 where all of a section's blocks walk over the same keys: less is read at a time, as cold runs show.
+    let section_bytes = if causal == 0 { SECTION_BYTES / 2 } else { SECTION_BYTES };
+    let section = ((section_bytes / head_bytes).max(1) * (heads_q / heads_kv)).min(batch * heads_q);
+    // Units of a causal mask differ, so blocks draw them; a block's first is its own.
+    let drawn = (causal != 0 && units > PERSISTENT_BLOCKS).then(|| {
+        let drawn = plan.scratch("drawn", DType::I32, &[1]);
+        plan.fill(drawn, 0);
+        drawn
+    });
     let buffers = [at.lengths_q, at.lengths_k, at.o, at.lse].map(Arg::from);
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
     let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::I32(section as i32)];
     let score = score_of(&problem);
-    let args = [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &score].concat();
-    // Queries, two tiles of K and of V, barriers, and room to begin at a multiple of 1024 bytes.
-    let shared_bytes = 2 * dim * (slots * queries + 4 * keys) + 128 + 1024;
+    let args =
+        [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &score, &[drawn.into()]].concat();
+    // Queries, two tiles of K and of V, barriers, units, and room to begin at a multiple of 1024 bytes.
+    let shared_bytes = 2 * dim * (slots * queries + 4 * keys) + 256 + 1024;
     let symbol = format!("forward_d{dim}_{}", problem.dtype.name());
     let module = match problem.dtype {
         DType::F16 => "attention_warp_specialized.f16",
