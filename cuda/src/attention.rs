@@ -93,6 +93,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: decode::tensor_core,
     },
     Variant {
+        op: "attention.decode",
+        name: "persistent",
+        idea: "even shares of all sequences' keys, a block a multiprocessor; the copy engine runs ahead of tensor cores",
+        deterministic: true,
+        plan: decode::persistent,
+    },
+    Variant {
         op: "attention.fp8",
         name: "naive",
         idea: "all scores in memory, a softmax of each row rounded to e4m3, then the product with V",
