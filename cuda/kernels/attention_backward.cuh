@@ -95,8 +95,8 @@ __device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float fact
     }
 }
 
-// Where shared memory begins, with its barriers ready.
-template <int STAGES, u32 FULL, u32 FREE, u32 OWN_FULL>
+// Where shared memory begins, with its barriers ready; at WARPS, where it is not 0, eight at which a warp arrives.
+template <int STAGES, u32 FULL, u32 FREE, u32 OWN_FULL, u32 WARPS = 0>
 __device__ __forceinline__ u32 begin_block() {
     extern __shared__ unsigned char memory[];
     const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
@@ -106,6 +106,8 @@ __device__ __forceinline__ u32 begin_block() {
             barrier_init(shared + FULL + 8 * stage, 33);
             barrier_init(shared + FREE + 8 * stage, THREADS - 128);
         }
+        if constexpr (WARPS > 0)
+            for (int warp = 0; warp < 8; ++warp) barrier_init(shared + WARPS + 8 * warp, 32);
         barrier_init_done();
     }
     __syncthreads();

@@ -35,6 +35,8 @@ enum : u32 {
     FULL = STATS + STAGES * QUERIES * 8,
     FREE = FULL + 8 * STAGES,
     OWN_FULL = FREE + 8 * STAGES,
+    GIVEN_FULL = OWN_FULL + 8,  // of each warp of probabilities
+    GIVEN_FREE = GIVEN_FULL + 32,
     Q_TILE = OWN_QUERIES * DIM * 2,
     KEY_TILE = KEYS * DIM * 2,
     KEY_PAIRS = 2 * Q_TILE,
@@ -42,8 +44,7 @@ enum : u32 {
     KEYS_FREE = KEYS_FULL + 8 * KEY_STAGES,
     Q_FULL = KEYS_FREE + 8 * KEY_STAGES,
 };
-// Named barriers: of a warp and the one it gives to or takes from, the first of four; of a warpgroup.
-enum : int { GIVEN_FULL = 1, GIVEN_FREE = 5, OWN_READ = 9 };
+enum : int { OWN_READ = 1 };  // a named barrier of each warpgroup
 
 // A warpgroup's walk over tiles of queries.
 struct Walk {
@@ -141,12 +142,12 @@ __device__ __forceinline__ void sum_values(float (&sum)[DIM / 2], const Walk& wa
                 const Keys seeing = n.seeing(j + half * 8 + walk.lane / 4);
                 hide<QUERIES>(s, half, seeing.begin - i0 - walk.lane % 4 * 2, seeing.end - i0 - walk.lane % 4 * 2);
             }
-        if (turn > 0) named_sync(GIVEN_FREE + walk.warp, 64);
+        if (turn > 0) barrier_wait(walk.shared + GIVEN_FREE + 8 * walk.warp, (turn & 1) ^ 1);
         if (n.squeeze != 0.f)
             soften<true>(s, factor, walk.stats_at(turn, 0), walk.given());
         else
             soften<false>(s, factor, walk.stats_at(turn, 0), walk.given());
-        named_arrive(GIVEN_FULL + walk.warp, 64);
+        barrier_arrive(walk.shared + GIVEN_FULL + 8 * walk.warp);
     };
     walk_over(
         sum, s, walk, [&](u32 turn) { begin_scores<QUERIES>(s, walk.shared + FIRST, walk.q_at(turn)); }, weigh,
@@ -158,7 +159,7 @@ __device__ __forceinline__ void sum_keys(float (&sum)[DIM / 2], const Walk& walk
     float dp[QUERIES / 2];
     const auto weigh = [&](u32 turn) {
         const u32 deltas = walk.stats_at(turn, 1), given = walk.given();
-        named_sync(GIVEN_FULL + walk.warp, 64);
+        barrier_wait(walk.shared + GIVEN_FULL + 8 * walk.warp, turn & 1);
 #pragma unroll
         for (int c = 0; c < QUERIES / 8; ++c) {
             float delta[2], p[4];
@@ -170,7 +171,7 @@ __device__ __forceinline__ void sum_keys(float (&sum)[DIM / 2], const Walk& walk
 #pragma unroll
             for (int e = 0; e < 4; ++e) dp[c * 4 + e] = p[e] * (dp[c * 4 + e] - delta[e % 2]);
         }
-        if ((int)turn + 1 < walk.turns) named_arrive(GIVEN_FREE + walk.warp, 64);
+        barrier_arrive(walk.shared + GIVEN_FREE + 8 * walk.warp);
     };
     walk_over(
         sum, dp, walk, [&](u32 turn) { begin_scores<QUERIES>(dp, walk.shared + SECOND, walk.d_o_at(turn)); }, weigh,
@@ -185,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                T* __restrict__ dk, T* __restrict__ dv, int batch, int seq_q, int seq_k, int heads_q, int heads_kv, int dim,
                int causal, int window, float scale, float squeeze, float slope) {
     const Sizes n = {batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, scale, squeeze, slope};
-    const u32 shared = begin_block<STAGES, FULL, FREE, OWN_FULL>();
+    const u32 shared = begin_block<STAGES, FULL, FREE, OWN_FULL, GIVEN_FULL>();
     const Place place = key_place(n);
     const Keys tiles = query_tiles(n, place.j0);
     if (threadIdx.x < 128) {

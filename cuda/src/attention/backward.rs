@@ -204,7 +204,7 @@ struct Tiles {
     own: usize,
     queries: usize,
     query_stages: usize,
-    /// Bytes that dk_dv keeps for what one warpgroup tells the other of a pair.
+    /// Bytes that dk_dv keeps for what one warpgroup tells the other of a pair, and for the barriers of their warps.
     given_bytes: usize,
     /// Of dq: rows of a tile of keys, and how many are under way.
     keys: usize,
@@ -230,7 +230,7 @@ const WIDE: Tiles = Tiles {
     own: 64,
     queries: 48,
     query_stages: 3,
-    given_bytes: 64 * 48 * 4,
+    given_bytes: 64 * 48 * 4 + 64,
     keys: 48,
     key_stages: 2,
 };

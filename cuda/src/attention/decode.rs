@@ -244,8 +244,7 @@ pub(super) fn persistent(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
     let paged = p.kv == Cache::Paged;
-    let (pieces, keys) =
-        if paged { (p.batch * at.pages, p.page_size) } else { (p.batch, p.seq_k) };
+    let (pieces, keys) = if paged { (p.batch * at.pages, p.page_size) } else { (p.batch, p.seq_k) };
     let rows = if paged { p.page_size.min(KEYS) } else { KEYS };
     let shape = [pieces, keys, p.heads_kv, p.head_dim];
     let maps = [head_map(&mut plan, at.k, shape, rows)?, head_map(&mut plan, at.v, shape, rows)?];
