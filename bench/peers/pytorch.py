@@ -117,21 +117,43 @@ def exact_gradients(p, q, k, v, d_o):
     return torch.autograd.grad(s.softmax(-1) @ v, (q, k, v), d_o[:1, :group].double())
 
 
+def captured_backward(name, p, q, k, v, d_o):
+    """The backward of a backend as the operation that autograd calls, on what its forward left: such a call can be captured."""
+    aten, causal = torch.ops.aten, p.get("mask") == "causal"
+    if name == "cudnn":
+        o, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_cudnn_attention(
+            q, k, v, None, True, 0.0, causal, False
+        )
+        return lambda: aten._scaled_dot_product_cudnn_attention_backward(
+            d_o, q, k, v, o, lse, seed, offset, None, cum_q, cum_k, max_q, max_k, 0.0, causal
+        )
+    o, lse, cum_q, cum_k, max_q, max_k, seed, offset, _ = aten._scaled_dot_product_flash_attention(
+        q, k, v, 0.0, causal, False
+    )
+    return lambda: aten._scaled_dot_product_flash_attention_backward(
+        d_o, q, k, v, o, lse, cum_q, cum_k, max_q, max_k, 0.0, causal, seed, offset
+    )
+
+
 def attention_backward_peers(p):
     q, k, v = (t.requires_grad_() for t in qkv(p, p["seq_q"]))
     d_o = normal(q.shape, q.dtype)
     exact = exact_gradients(p, q, k, v, d_o)
+    alike = q.shape[1] == k.shape[1] and (p.get("mask") != "causal" or q.shape[2] == k.shape[2])
     for name, backend in BACKENDS.items():
         if name == "math" and q.numel() // q.shape[3] * k.shape[2] > 1 << 31:
             continue
         try:
-            with sdpa_kernel(backend):
-                o = attention(p, q, k, v)()
+            if name in ("cudnn", "flash2") and alike and q.dtype != torch.float32:
+                run = captured_backward(name, p, *(t.detach() for t in (q, k, v)), d_o)
+            else:
+                with sdpa_kernel(backend):
+                    o = attention(p, q, k, v)()
+                run = lambda o=o: torch.autograd.grad(o, (q, k, v), d_o, retain_graph=True)
+                run.synchronizes = True  # autograd runs on a thread of its own, which a capture does not see
         except RuntimeError as problem:  # a backend that refuses the case
             print(f"{name} refuses the backward's forward: {str(problem).splitlines()[0]}")
             continue
-        run = lambda o=o: torch.autograd.grad(o, (q, k, v), d_o, retain_graph=True)
-        run.synchronizes = True  # autograd runs on a thread of its own, which a capture does not see
         first = lambda got: (g[:1, : e.shape[1]] for g, e in zip(got, exact))
         yield name, run, lambda run=run: max(relative_rms(g, e) for g, e in zip(first(run()), exact))
 

@@ -4,12 +4,27 @@
 #include "attention.cuh"
 #include "hopper.cuh"
 
+// What a kernel file may define before: values of a head and rows of an owner's tiles, queries and keys of a tile that is
+// walked over.
+#ifndef TILE_DIM
+#define TILE_DIM 128
+#endif
+#ifndef TILE_OWN
+#define TILE_OWN 128
+#endif
+#ifndef TILE_QUERIES
+#define TILE_QUERIES 48
+#endif
+#ifndef TILE_KEYS
+#define TILE_KEYS 64
+#endif
+
 namespace {
 
 typedef __nv_bfloat16 T;
-constexpr int DIM = 128, OWN = 128, THREADS = 384;
-constexpr int QUERIES = TILE_QUERIES, KEYS = 64;  // of a tile that a block walks over; the kernel file defines the former
-constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; a head is two tiles side by side
+constexpr int DIM = TILE_DIM, OWN = TILE_OWN, THREADS = 384;
+constexpr int QUERIES = TILE_QUERIES, KEYS = TILE_KEYS;  // of a tile that a block walks over
+constexpr u32 ROW = 128;  // bytes of a tile's row: 64 values; a head is several tiles side by side
 constexpr u32 OWN_TILE = OWN * DIM * 2;
 
 struct Sizes {
@@ -53,7 +68,9 @@ template <int OTHER> __device__ __forceinline__ void hide(float (&s)[OTHER / 2],
             if ((u32)(c * 8 + e - begin) >= (u32)max(end - begin, 0)) s[c * 4 + half * 2 + e] = NEG_INFINITY;
 }
 
-// Writes sums of a warp's 16 rows through shared memory that is its own by now (chunks of 16 bytes, swizzled by row).
+// Writes sums of a warp's 16 rows through shared memory that is its own by now (chunks of 16 bytes, swizzled by row), where
+// a tile has ROWS.
+template <int ROWS = OWN>
 __device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float factor, u32 rows, T* first_row, i64 stride,
                                          int count, int dim, int lane) {
 #pragma unroll
@@ -62,7 +79,7 @@ __device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float fact
         for (int c = 0; c < DIM / 8; ++c) {
             const int r = half * 8 + lane / 4;
             const u32 two = Pair<T>::pack(sum[c * 4 + half * 2] * factor, sum[c * 4 + half * 2 + 1] * factor);
-            const u32 to = rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
+            const u32 to = rows + c / 8 * (ROWS * ROW) + r * ROW + (c % 8 ^ r % 8) * 16 + lane % 4 * 4;
             asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(two) : "memory");
         }
     __syncwarp();
@@ -72,14 +89,14 @@ __device__ __forceinline__ void put_rows(const float (&sum)[DIM / 2], float fact
         uint4 x;
         asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                     : "r"(rows + c / 8 * (OWN * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
+                     : "r"(rows + c / 8 * (ROWS * ROW) + r * ROW + (c % 8 ^ r % 8) * 16)
                      : "memory");
         if (r < count && c * 8 < dim) *(uint4*)(first_row + r * stride + c * 8) = x;
     }
 }
 
-// Where shared memory begins, with its barriers ready.
-template <int STAGES, u32 FULL, u32 FREE, u32 OWN_FULL>
+// Where shared memory begins, with its barriers ready; at WARPS, where it is not 0, eight at which a warp arrives.
+template <int STAGES, u32 FULL, u32 FREE, u32 OWN_FULL, u32 WARPS = 0>
 __device__ __forceinline__ u32 begin_block() {
     extern __shared__ unsigned char memory[];
     const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
@@ -89,6 +106,8 @@ __device__ __forceinline__ u32 begin_block() {
             barrier_init(shared + FULL + 8 * stage, 33);
             barrier_init(shared + FREE + 8 * stage, THREADS - 128);
         }
+        if constexpr (WARPS > 0)
+            for (int warp = 0; warp < 8; ++warp) barrier_init(shared + WARPS + 8 * warp, 32);
         barrier_init_done();
     }
     __syncthreads();
@@ -144,6 +163,54 @@ __device__ __forceinline__ void fetch_queries(const Sizes& n, Place place, Keys 
                     barrier_arrive(full);
                 }
             }
+}
+
+// Starts s = A B^T over the values of a head: 64 rows of an own tile of ROWS by a tile of OTHER.
+template <int OTHER, int ROWS = OWN>
+__device__ __forceinline__ void begin_scores(float (&s)[OTHER / 2], u32 own_rows, u32 other) {
+#pragma unroll
+    for (int d = 0; d < DIM; d += 16) {
+        const u64 a = tile_descriptor(own_rows + d / 64 * (ROWS * ROW) + d % 64 * 2, 16);
+        product<OTHER>(s, a, tile_descriptor(other + d / 64 * (OTHER * ROW) + d % 64 * 2, 16), d > 0);
+    }
+    product_commit();
+}
+
+// Starts sum = (add ? sum : 0) + A B, A in registers, B a tile of OTHER.
+template <int OTHER>
+__device__ __forceinline__ void begin_gather(float (&sum)[DIM / 2], const u32 (&a)[OTHER / 16][4], u32 other,
+                                             bool add) {
+#pragma unroll
+    for (int k = 0; k < OTHER / 16; ++k) product<DIM>(sum, a[k], tile_descriptor(other + k * 16 * ROW, OTHER * ROW), k > 0 || add);
+}
+
+// A soft cap on a tile of scores, where there is one, and its slopes.
+template <int N> __device__ __forceinline__ void squeeze_tile(float (&s)[N], float (&slopes)[N], float squeeze) {
+    if (squeeze == 0.f) return;
+#pragma unroll
+    for (int x = 0; x < N; ++x) {
+        s[x] = tanh_of(s[x], squeeze);
+        slopes[x] = fmaf(-s[x], s[x], 1.f);
+    }
+}
+// The same without slopes: 8 are written out and come round, for all written out are a seventh of the PTX.
+template <int N> __device__ __forceinline__ void squeeze_all(float (&s)[N], float squeeze) {
+    if (squeeze == 0.f) return;
+#pragma unroll 1
+    for (int round = 0; round < N / 8; ++round) {
+        float squeezed[8];
+#pragma unroll
+        for (int x = 0; x < 8; ++x) squeezed[x] = tanh_of(s[x], squeeze);
+#pragma unroll
+        for (int x = 0; x < N; ++x) s[x] = x < N - 8 ? s[x + 8] : squeezed[x - (N - 8)];
+    }
+}
+// The slope where a squeezed score stands. What is hidden stands as -inf: a slope of 0 will do for it.
+__device__ __forceinline__ float slope_where(float s) { return fmaxf(fmaf(-s, s, 1.f), 0.f); }
+template <int N> __device__ __forceinline__ void multiply(float (&ds)[N], const float (&slopes)[N], float squeeze) {
+    if (squeeze == 0.f) return;
+#pragma unroll
+    for (int x = 0; x < N; ++x) ds[x] *= slopes[x];
 }
 
 }  // namespace

@@ -62,18 +62,6 @@ __device__ __forceinline__ void begin_scores(float (&s)[QUERIES / 2], u64 own_ro
     product_commit();
 }
 
-// A soft cap on a tile of scores, 8 of which are written out and come round: all written out are a seventh of the PTX.
-__device__ __forceinline__ void squeeze_all(float (&s)[QUERIES / 2], float squeeze) {
-#pragma unroll 1
-    for (int round = 0; round < QUERIES / 16; ++round) {
-        float squeezed[8];
-#pragma unroll
-        for (int x = 0; x < 8; ++x) squeezed[x] = tanh_of(s[x], squeeze);
-#pragma unroll
-        for (int x = 0; x < QUERIES / 2; ++x) s[x] = x < QUERIES / 2 - 8 ? s[x + 8] : squeezed[x - (QUERIES / 2 - 8)];
-    }
-}
-
 // Probabilities, rounded off in p and times the slope of a soft cap in s, where the scores were.
 template <bool CAPPED>
 __device__ __forceinline__ void soften(float (&s)[QUERIES / 2], u32 (&p)[QUERIES / 16][4], float factor, u32 bases) {
@@ -88,8 +76,7 @@ __device__ __forceinline__ void soften(float (&s)[QUERIES / 2], u32 (&p)[QUERIES
             for (int e = 0; e < 2; ++e) {
                 float& x = s[c * 4 + half * 2 + e];
                 two[e] = exp2_fast(fmaf(x, factor, -base[e]));
-                // What is hidden stands as -inf: a slope of 0 will do for it.
-                x = CAPPED ? two[e] * fmaxf(fmaf(-x, x, 1.f), 0.f) : two[e];
+                x = CAPPED ? two[e] * slope_where(x) : two[e];
             }
             p[c / 2][c % 2 * 2 + half] = Pair<T>::pack(two[0], two[1]);
         }
@@ -198,7 +185,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         begin_scores(dp, v_rows, tile_descriptor(pair_at(turn) + TILE, 16));
     };
     const auto probabilities = [&](u32 turn) {
-        if (squeeze != 0.f) squeeze_all(s, squeeze);
+        squeeze_all(s, squeeze);
         const int i0 = tile * QUERIES;
         if (i0 < all_begin || i0 + QUERIES > all_end)
 #pragma unroll

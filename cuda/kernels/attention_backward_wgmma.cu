@@ -26,43 +26,9 @@ constexpr int STAGES = 3;
 constexpr u32 FIRST = 0, SECOND = OWN_TILE, PAIRS = 2 * OWN_TILE, STATS = PAIRS + STAGES * 2 * KEYS * DIM * 2;
 constexpr u32 FULL = STATS + STAGES * QUERIES * 8, FREE = FULL + 8 * STAGES, OWN_FULL = FREE + 8 * STAGES;
 
-// Starts s = A B^T over the values of a head: 64 rows of an own tile by a tile of OTHER.
-template <int OTHER>
-__device__ __forceinline__ void begin_scores(float (&s)[OTHER / 2], u32 own_rows, u32 other) {
-#pragma unroll
-    for (int d = 0; d < DIM; d += 16) {
-        const u64 a = tile_descriptor(own_rows + d / 64 * (OWN * ROW) + d % 64 * 2, 16);
-        product<OTHER>(s, a, tile_descriptor(other + d / 64 * (OTHER * ROW) + d % 64 * 2, 16), d > 0);
-    }
-    product_commit();
-}
-
-// Starts sum = (add ? sum : 0) + A B, A in registers, B a tile of OTHER.
-template <int OTHER>
-__device__ __forceinline__ void begin_gather(float (&sum)[DIM / 2], const u32 (&a)[OTHER / 16][4], u32 other,
-                                             bool add) {
-#pragma unroll
-    for (int k = 0; k < OTHER / 16; ++k) product<DIM>(sum, a[k], tile_descriptor(other + k * 16 * ROW, OTHER * ROW), k > 0 || add);
-}
-
-// A soft cap on a tile of scores, where there is one, and its slopes.
-template <int N> __device__ __forceinline__ void squeeze_tile(float (&s)[N], float (&slopes)[N], float squeeze) {
-    if (squeeze == 0.f) return;
-#pragma unroll
-    for (int x = 0; x < N; ++x) {
-        s[x] = tanh_of(s[x], squeeze);
-        slopes[x] = fmaf(-s[x], s[x], 1.f);
-    }
-}
-template <int N> __device__ __forceinline__ void multiply(float (&ds)[N], const float (&slopes)[N], float squeeze) {
-    if (squeeze == 0.f) return;
-#pragma unroll
-    for (int x = 0; x < N; ++x) ds[x] *= slopes[x];
-}
+}  // namespace
 
 // ---- dK and dV
-
-}  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     dk_dv_bf16(const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,

@@ -1,4 +1,4 @@
-// How blocks of 128 threads that took a split each of the same keys combine their parts: the last one does.
+// How blocks that took a split each of the same keys combine their parts: the last one does.
 #pragma once
 #include "attention.cuh"
 
@@ -9,27 +9,33 @@ __device__ __forceinline__ float log2_fast(float x) {
     return y;
 }
 
+// How threads of a block that combine wait for each other: all of it, unless a kernel says otherwise.
+struct WholeBlock {
+    __device__ __forceinline__ void operator()() const { __syncthreads(); }
+};
+
 // Whether this block is the last of its group of heads to get here. Then it finds all splits written: the fences of the
 // thread that counts stand for its block's threads, which the barriers order before and after it.
-__device__ __forceinline__ bool is_last(int& last, u32* counter, int splits) {
-    __syncthreads();
+template <typename Wait = WholeBlock>
+__device__ __forceinline__ bool is_last(int& last, u32* counter, int splits, const Wait& wait = {}) {
+    wait();
     if (threadIdx.x == 0) {
         __threadfence();
         last = atomicAdd(counter, 1) == splits - 1;
         __threadfence();
         if (last) atomicExch(counter, 0);
     }
-    __syncthreads();
+    wait();
     return last;
 }
 
 // The splits' parts, f32 [splits, rows, dim], with stats [splits, rows] of maximum score in powers of two and sum of
 // probabilities, as o and lse of `heads` rows: a warp weighs the splits of one, then a thread sums four of its values. In
-// shared memory weights are [heads, splits up to a multiple of 8] and inverse [heads].
-template <int DIM, typename T>
+// shared memory weights are [heads, splits up to a multiple of BATCH] and inverse [heads]; BATCH splits are read at a time.
+template <int DIM, int THREADS = 128, int BATCH = 8, typename T, typename Wait = WholeBlock>
 __device__ __forceinline__ void merge_splits(float* weights, float* inverse, int splits, i64 rows, int dim, int heads,
-                                             i64 first_head, const float* sums, const float2* stats, T* o, float* lse) {
-    constexpr int THREADS = 128, BATCH = 8;
+                                             i64 first_head, const float* sums, const float2* stats, T* o, float* lse,
+                                             const Wait& wait = {}) {
     const int lane = threadIdx.x % 32, padded = (splits + BATCH - 1) / BATCH * BATCH;
 #pragma unroll 1
     for (int h = threadIdx.x / 32; h < heads; h += THREADS / 32) {
@@ -53,7 +59,7 @@ __device__ __forceinline__ void merge_splits(float* weights, float* inverse, int
             lse[first_head + h] = all > 0.f ? LN_2 * (top + log2_fast(all)) : NEG_INFINITY;
         }
     }
-    __syncthreads();
+    wait();
 #pragma unroll 1
     for (int at = threadIdx.x * 4; at < heads * DIM; at += THREADS * 4) {
         const int h = at / DIM, d = at % DIM;

@@ -93,6 +93,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: decode::tensor_core,
     },
     Variant {
+        op: "attention.decode",
+        name: "persistent",
+        idea: "even shares of all sequences' keys, a block a multiprocessor; the copy engine runs ahead of tensor cores",
+        deterministic: true,
+        plan: decode::persistent,
+    },
+    Variant {
         op: "attention.fp8",
         name: "naive",
         idea: "all scores in memory, a softmax of each row rounded to e4m3, then the product with V",
@@ -153,9 +160,14 @@ fn head_map(
     [batch, seq, heads, head_dim]: [usize; 4],
     rows: usize,
 ) -> Result<MapId, Unsupported> {
+    plan.tensor_map(buffer, head_tensor([batch, seq, heads, head_dim], rows))
+}
+
+/// That map, of any buffer.
+fn head_tensor([batch, seq, heads, head_dim]: [usize; 4], rows: usize) -> TensorMap {
     let (row, head) = (heads * head_dim * 2, head_dim * 2);
     let (dims, strides) = ([head_dim, heads, seq, batch], [head, row, row * seq]);
-    swizzled_map(plan, buffer, 2, &dims, &strides, &[64, 1, rows, 1])
+    swizzled(2, &dims, &strides, &[64, 1, rows, 1])
 }
 
 /// A map of boxes of elements of so many bytes, their innermost rows of up to 128 bytes swizzled.
@@ -167,7 +179,17 @@ fn swizzled_map(
     strides_bytes: &[usize],
     box_dims: &[usize],
 ) -> Result<MapId, Unsupported> {
-    let map = TensorMap {
+    plan.tensor_map(buffer, swizzled(element_bytes, dims, strides_bytes, box_dims))
+}
+
+/// That map, of any buffer.
+fn swizzled(
+    element_bytes: u32,
+    dims: &[usize],
+    strides_bytes: &[usize],
+    box_dims: &[usize],
+) -> TensorMap {
+    TensorMap {
         address: 0,
         element_bytes,
         dims: dims.iter().map(|&n| n as u64).collect(),
@@ -176,8 +198,7 @@ fn swizzled_map(
         element_strides: vec![1; dims.len()],
         swizzle: Swizzle::Bytes128,
         ..TensorMap::default()
-    };
-    plan.tensor_map(buffer, map)
+    }
 }
 
 /// Blocks of `threads` threads for `items` items, if a grid can hold them.

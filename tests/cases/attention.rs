@@ -38,6 +38,11 @@ fn head_dim() -> impl Strategy<Value = usize> {
     prop_oneof![6 => select(vec![32usize, 64, 128]), 1 => 1usize..80]
 }
 
+/// Wide ones too.
+fn any_head_dim() -> impl Strategy<Value = usize> {
+    prop_oneof![5 => head_dim(), 1 => select(vec![136usize, 160, 256])]
+}
+
 /// Query heads and key heads.
 fn heads() -> impl Strategy<Value = (usize, usize)> {
     (1usize..=3, select(vec![1usize, 2, 4, 5])).prop_map(|(kv, group)| (kv * group, kv))
@@ -91,7 +96,7 @@ pub fn forward() -> impl Strategy<Value = Case> {
 /// Random cases of attention.backward.
 pub fn backward() -> impl Strategy<Value = Case> {
     let sizes = (0usize..=2, length(), length());
-    (sizes, heads(), head_dim(), mask(), (sd(), softcap()), dtype(), 0u64..1000).prop_map(
+    (sizes, heads(), any_head_dim(), mask(), (sd(), softcap()), dtype(), 0u64..1000).prop_map(
         |((batch, seq_q, seq_k), heads, head_dim, mask, (sd, softcap), dtype, seed)| {
             let params = BackwardParams {
                 batch,

@@ -122,10 +122,9 @@ pub(super) fn online(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     Ok(plan)
 }
 
-/// Values of a head in the tiles of the kernels on warpgroup products, rows of a block's own tiles, threads of a block.
-const DIM: usize = 128;
-const OWN: usize = 128;
+/// Threads of a block of the kernels on warpgroup products, and rows of the tiles that it owns.
 const THREADS: usize = 384;
+const OWN: usize = 128;
 
 /// What the kernels on warpgroup products take beside their tensor maps and outputs.
 struct OnWarpgroups {
@@ -146,7 +145,6 @@ impl OnWarpgroups {
         if problem.dtype == DType::F32 {
             return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
         }
-        tile_dim(problem, 8)?;
         let (causal, window) = mask_of(problem);
         let mut sizes: Vec<Arg> =
             [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32)).to_vec();
@@ -197,29 +195,88 @@ fn maps(
     ])
 }
 
+/// Tiles of the two kernels that make both passes on warpgroup products.
+struct Tiles {
+    modules: [&'static str; 2],
+    /// Values of a head.
+    dim: usize,
+    /// Of dk_dv: keys that a block owns, rows of a tile of queries, and how many are under way.
+    own: usize,
+    queries: usize,
+    query_stages: usize,
+    /// Bytes that dk_dv keeps for what one warpgroup tells the other of a pair, and for the barriers of their warps.
+    given_bytes: usize,
+    /// Of dq: rows of a tile of keys, and how many are under way.
+    keys: usize,
+    key_stages: usize,
+}
+
+/// For heads of up to 128 values.
+const NARROW: Tiles = Tiles {
+    modules: ["attention_backward_wgmma", "attention_backward_wgmma.f16"],
+    dim: 128,
+    own: OWN,
+    queries: 48,
+    query_stages: 3,
+    given_bytes: 0,
+    keys: 64,
+    key_stages: 3,
+};
+
+/// For heads of up to 256.
+const WIDE: Tiles = Tiles {
+    modules: ["attention_backward_wide", "attention_backward_wide.f16"],
+    dim: 256,
+    own: 64,
+    queries: 48,
+    query_stages: 3,
+    given_bytes: 64 * 48 * 4 + 64,
+    keys: 48,
+    key_stages: 2,
+};
+
+impl Tiles {
+    fn of(problem: &Problem) -> Result<&'static Self, Unsupported> {
+        let dim = problem.head_dim;
+        match dim {
+            _ if !dim.is_multiple_of(8) || dim > WIDE.dim => Err(Unsupported(format!(
+                "head_dim {dim} is not a multiple of 8 up to {}",
+                WIDE.dim
+            ))),
+            _ if dim > NARROW.dim => Ok(&WIDE),
+            _ => Ok(&NARROW),
+        }
+    }
+
+    /// Shared memory of dk_dv and dq: the block's own two tiles, those it walks over, statistics of queries, barriers, and
+    /// room to begin at a multiple of 1024 bytes.
+    fn shared_bytes(&self) -> [usize; 2] {
+        let Self { dim, own, queries, query_stages, given_bytes, keys, key_stages, .. } = *self;
+        let statistics = query_stages * queries * 8 + 64 + 1024;
+        let walked = (query_stages * queries).max(key_stages * keys);
+        [
+            4 * dim * (own + walked) + given_bytes + statistics,
+            4 * dim * (OWN + key_stages * keys) + statistics,
+        ]
+    }
+}
+
 /// Both passes on warpgroup products.
 pub(super) fn warpgroup(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    const MODULES: [&str; 2] = ["attention_backward_wgmma", "attention_backward_wgmma.f16"];
-    /// Rows of the tiles that dk_dv (queries) and dq (keys) walk over, and how many are under way.
-    const QUERIES: usize = 48;
-    const KEYS: usize = 64;
-    const STAGES: usize = 3;
     let problem = case.params::<Params>()?.problem();
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, .. } = problem;
+    let tiles = Tiles::of(&problem)?;
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
-    let kernels = OnWarpgroups::new(&at, &problem, MODULES)?;
+    let kernels = OnWarpgroups::new(&at, &problem, tiles.modules)?;
     delta(&mut plan, &at, &problem)?;
-    let dk_dv_maps = maps(&mut plan, &at, &problem, [QUERIES, OWN])?;
-    let dq_maps = maps(&mut plan, &at, &problem, [OWN, KEYS])?;
-    // The block's own two tiles, those it walks over, statistics of queries, barriers, and room to begin at a
-    // multiple of 1024 bytes.
-    let shared_bytes = 4 * DIM * (OWN + STAGES * KEYS) + STAGES * QUERIES * 8 + 64 + 1024;
-    let dk_dv_tiles = batch * heads_kv * seq_k.div_ceil(OWN);
-    let dk_dv = (dk_dv_tiles, shared_bytes);
+    let dk_dv_maps = maps(&mut plan, &at, &problem, [tiles.queries, tiles.own])?;
+    let dq_maps = maps(&mut plan, &at, &problem, [OWN, tiles.keys])?;
+    let [of_dk_dv, of_dq] = tiles.shared_bytes();
+    let dk_dv = (batch * heads_kv * seq_k.div_ceil(tiles.own), of_dk_dv);
     kernels.launch(&mut plan, "dk_dv", dk_dv_maps, &[at.dk, at.dv], dk_dv)?;
-    let dq_tiles = batch * heads_q * seq_q.div_ceil(OWN);
-    kernels.launch(&mut plan, "dq", dq_maps, &[at.dq], (dq_tiles, shared_bytes))?;
+    let dq = (batch * heads_q * seq_q.div_ceil(OWN), of_dq);
+    kernels.launch(&mut plan, "dq", dq_maps, &[at.dq], dq)?;
     Ok(plan)
 }
 
@@ -233,9 +290,9 @@ pub(super) fn atomic(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
+    let groups = tile_dim(&problem, 8)? / 8;
     let kernels = OnWarpgroups::new(&at, &problem, MODULES)?;
     let tiles = seq_q.div_ceil(QUERIES);
-    let groups = tile_dim(&problem, 8)? / 8;
     let sum = plan.scratch("sum", DType::F32, &[batch, heads_q, tiles, groups, 128, 4]);
     delta(&mut plan, &at, &problem)?;
     plan.fill(sum, 0);
@@ -243,7 +300,7 @@ pub(super) fn atomic(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported>
     // The block's own two tiles, those it walks over, two of score gradients, statistics of queries, barriers, and room
     // to begin at a multiple of 1024 bytes.
     let rows = OWN + STAGES * QUERIES;
-    let shared_bytes = 4 * DIM * rows + 4 * OWN * QUERIES + STAGES * QUERIES * 8 + 64 + 1024;
+    let shared_bytes = 4 * NARROW.dim * rows + 4 * OWN * QUERIES + STAGES * QUERIES * 8 + 64 + 1024;
     let blocks_of_keys = batch * heads_kv * seq_k.div_ceil(OWN);
     let outputs = [sum, at.dk, at.dv];
     kernels.launch(&mut plan, "pairs", maps, &outputs, (blocks_of_keys, shared_bytes))?;

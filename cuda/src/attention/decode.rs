@@ -5,9 +5,10 @@ use touchstone_reference::{
     attention::decode::{Cache, Params},
 };
 
-use super::{blocks, kind_of, score_of, tile_dim};
+use super::{PERSISTENT_BLOCKS, blocks, head_tensor, kind_of, score_of, tile_dim};
 use crate::{
     plan::{Arg, Buffer, BufferId, Plan},
+    simulator::numeric::tensor::{Fetch, TensorMap},
     variant::Unsupported,
 };
 
@@ -218,6 +219,71 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     }
     let grid = [blocks(tiles * splits, 1)?, 1, 1];
     plan.launch(module, symbol, grid, [128, 1, 1], 0, &args);
+    Ok(plan)
+}
+
+/// Even shares of all keys, fetched by the copy engine.
+pub(super) fn persistent(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Query heads and keys of a block's tile.
+    const HEADS: usize = 8;
+    const KEYS: usize = 128;
+    /// Two stages of K and V, what its 8 warps combine, barriers, and room to begin at a multiple of 1024.
+    const SHARED_BYTES: usize = 2 * 2 * KEYS * 256 + 35 * 1024 + 1024;
+    let p = case.params::<Params>()?;
+    let problem = p.problem();
+    if p.kv_dtype.is_some() {
+        return Err(Unsupported("it takes no 8-bit cache: naive and tensor_core do".into()));
+    }
+    if p.dtype == DType::F32 {
+        return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
+    }
+    tile_dim(&problem, 8)?;
+    let groups = p.heads_kv * problem.group().div_ceil(HEADS);
+    let tiles = blocks(p.batch * p.seq_k.div_ceil(KEYS), 1)?;
+    let parts = (PERSISTENT_BLOCKS / groups).clamp(1, tiles.max(1));
+
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &p, inputs);
+    let paged = p.kv == Cache::Paged;
+    let (pieces, keys) = if paged { (p.batch * at.pages, p.page_size) } else { (p.batch, p.seq_k) };
+    let rows = if paged { p.page_size.min(KEYS) } else { KEYS };
+    let shape = [pieces, keys, p.heads_kv, p.head_dim];
+    // The two halves of a row are copied one after the other: fetched together, they would be fetched twice.
+    let map = TensorMap { fetch: Fetch::Bytes128, ..head_tensor(shape, rows) };
+    let maps = [plan.tensor_map(at.k, map.clone())?, plan.tensor_map(at.v, map)?];
+    let places = parts + p.batch;
+    let sums = plan.scratch("sums", DType::F32, &[places, p.heads_q, p.head_dim]);
+    let stats = plan.scratch("stats", DType::F32, &[places, p.heads_q, 2]);
+    // Zero before a run and after it: who counts last sets it back.
+    let counts = p.batch * groups;
+    let counters = plan.table("counters", Tensor::new(&[counts], Data::U32(vec![0; counts])));
+    let mut args: Vec<Arg> = maps.map(Arg::from).to_vec();
+    args.extend([
+        at.q.into(),
+        at.table.into(),
+        at.lengths.into(),
+        sums.into(),
+        stats.into(),
+        counters.into(),
+        at.o.into(),
+        at.lse.into(),
+        Arg::I32(p.head_dim as i32),
+        Arg::I32(p.batch as i32),
+        Arg::I32(p.heads_q as i32),
+        Arg::I32(p.heads_kv as i32),
+        at.pages.into(),
+        at.page_shift.into(),
+        Arg::I32(rows as i32),
+        Arg::I32(parts as i32),
+    ]);
+    args.extend(score_of(&problem));
+    let module = match p.dtype {
+        DType::F16 => "attention_decode_persistent.f16",
+        _ => "attention_decode_persistent",
+    };
+    let symbol = format!("decode_{}", p.dtype.name());
+    let grid = [blocks(groups * parts, 1)?, 1, 1];
+    plan.launch(module, symbol, grid, [8 * 32 + 32, 1, 1], SHARED_BYTES, &args);
     Ok(plan)
 }
 

@@ -12,7 +12,7 @@ use touchstone_reference::{Tensor, Tensors};
 use super::{Gpu, Poison, describe, guarded::Guarded};
 use crate::{
     plan::{Arg, BufferMap, Launch, Plan, Role, Step},
-    simulator::numeric::tensor::{Fill, Swizzle, TensorMap},
+    simulator::numeric::tensor::{Fetch, Fill, Swizzle, TensorMap},
 };
 
 /// The device has too little memory for a plan: a reason to skip a case, not a failure.
@@ -177,6 +177,10 @@ fn encode(map: &TensorMap, address: u64) -> anyhow::Result<sys::CUtensorMap> {
         Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
         Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
     };
+    let fetch = match map.fetch {
+        Fetch::Bytes256 => sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        Fetch::Bytes128 => sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+    };
     if map.fill == Fill::Nan {
         bail!("tensor maps that fill with NaN need a floating-point element type");
     }
@@ -193,7 +197,7 @@ fn encode(map: &TensorMap, address: u64) -> anyhow::Result<sys::CUtensorMap> {
             map.element_strides.as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
             swizzle,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            fetch,
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
     };

@@ -10,4 +10,4 @@ pub mod tensor_map;
 
 pub use descriptor::{Descriptor, Major, Swizzle};
 pub use product::{Product, Shape};
-pub use tensor_map::{Fill, TensorMap};
+pub use tensor_map::{Fetch, Fill, TensorMap};

@@ -21,6 +21,16 @@ pub enum Interleave {
     None,
 }
 
+/// What the L2 cache fetches from memory at a time. It says nothing of what is copied, and the simulator has no such cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Fetch {
+    /// 256 bytes.
+    #[default]
+    Bytes256,
+    /// 128 bytes.
+    Bytes128,
+}
+
 /// A tiled tensor map. Dimension 0 is the contiguous one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TensorMap {
@@ -43,6 +53,8 @@ pub struct TensorMap {
     pub interleave: Interleave,
     /// What lies outside.
     pub fill: Fill,
+    /// How much is fetched from memory at a time.
+    pub fetch: Fetch,
 }
 
 /// Some bytes of a copy, at most 16 and within one chunk of the swizzle.
