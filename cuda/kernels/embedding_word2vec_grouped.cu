@@ -5,16 +5,16 @@
 //         counts, starts [2·vocab] u32; entries [terms] (row of the term, factor); names [terms] u32: the pair, or the
 //         target, of an entry. few, pieces: (row, start, count, number of the piece); sizes: terms placed, few, pieces,
 //         then arrivals [pieces]; counts and sizes are zero before.
-// Plan: count: a thread a term takes a number at its row, a block's terms of one row together. place: a thread a row asks
-//       for room for its terms. pairs: a warp a pair: scores and factors, the gradient of the center, every factor put
-//       at its row; other blocks copy the rows that no term names meanwhile. rows: 16 lanes a row of at most 16 terms; of
-//       the others a block takes a piece of 256 terms, and the last to arrive at a row adds up its pieces.
+// Plan: count: a thread a term takes a number at its row, a block's terms of one row together; place: a thread a row asks
+//       for room for its terms; pairs: a warp a pair: scores and factors, the gradient of the center, every factor put
+//       at its row; rows: 16 lanes a row of at most 16 terms; of the others a block takes a piece of 256 terms, and the
+//       last to arrive at a row adds up its pieces. Further blocks of pairs copy the rows that no term names.
 // Numerics: f32. The numbers are taken in the order of arrival, so a row puts its terms in order before it adds them:
 //           two runs give equal bits.
-// Limits: dim % 4 == 0; terms < 2^31, vocab < 2^30.
+// Limits: dim % 4 == 0; terms < 2^31, vocab < 2^29.
 #include "release.cuh"
 
-static constexpr int WARPS = 8, THREADS = WARPS * 32, FEW = 16, PIECE = 256, COPIED = 8;
+static constexpr int WARPS = 8, THREADS = WARPS * 32, FEW = 16, PIECE = 256, COPIED = 4;
 static constexpr u32 ALL = 0xffffffffu;
 
 // Counts up; who sees the last number also sees what the others stored before.
@@ -79,11 +79,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     __syncthreads();
     // From here on a place's tally is where its row's numbers begin.
+    u32 here[PLACES / THREADS];
 #pragma unroll
-    for (int i = 0; i < PLACES / THREADS; ++i) {
-        const int place = i * THREADS + threadIdx.x;
-        if (tally[place] > 0) tally[place] = atomicAdd(counts + owner[place], tally[place]);
-    }
+    for (int i = 0; i < PLACES / THREADS; ++i) here[i] = tally[i * THREADS + threadIdx.x];
+#pragma unroll
+    for (int i = 0; i < PLACES / THREADS; ++i)
+        if (here[i] > 0) here[i] = atomicAdd(counts + owner[i * THREADS + threadIdx.x], here[i]);
+#pragma unroll
+    for (int i = 0; i < PLACES / THREADS; ++i) tally[i * THREADS + threadIdx.x] = here[i];
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < COUNTED; ++i) {
@@ -117,11 +120,11 @@ __device__ __forceinline__ u32 block_exclusive_sum(u32 x, u32* partial, u32& tot
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     word2vec_place(const u32* __restrict__ counts, u32* __restrict__ starts, u32* __restrict__ sizes,
-                   uint4* __restrict__ few, uint4* __restrict__ pieces, i64 rows) {
+                   uint4* __restrict__ few, uint4* __restrict__ pieces, i64 rows, u32 direct) {
     __shared__ u32 partial[WARPS], base[3];
     const u32 row = blockIdx.x * THREADS + threadIdx.x;
     const u32 count = row < rows ? counts[row] : 0;
-    const u32 is_few = count > 0 && count <= FEW, n = count > FEW ? (count + PIECE - 1) / PIECE : 0;
+    const u32 is_few = count > (direct ? 1 : 0) && count <= FEW, n = count > FEW ? (count + PIECE - 1) / PIECE : 0;
     u32 total[3];
     const u32 before = block_exclusive_sum(count, partial, total[0]);
     const u32 few_before = block_exclusive_sum(is_few, partial, total[1]);
@@ -170,28 +173,27 @@ struct Pairs {
     uint2* entries;
     u32* names;
     float *gradients, *in_updated, *out_updated;
+    float lr;
     i64 dim;
     u32 vocab;
 };
 
-// Copies COPIED rows from `first` on but those that terms name.
-__device__ __forceinline__ void copy_rows(const Pairs& p, i64 first) {
-    const int lane = threadIdx.x % 32;
-    u32 unnamed = 0;
-    if (lane < COPIED && first + lane < 2 * (i64)p.vocab) unnamed = p.counts[first + lane] == 0;
-    unnamed = __ballot_sync(ALL, unnamed);
+// Copies COPIED rows from `first` on but those that terms name. They are read once: what others read stays in the L2.
+__device__ __forceinline__ void copy_rows(const Pairs& p, u32 first) {
+    const u32 lane = threadIdx.x % 32, mine = first + lane;
+    const u32 unnamed = __ballot_sync(ALL, lane < COPIED && mine < 2 * p.vocab && p.counts[mine] == 0);
 #pragma unroll 1
     for (i64 column = lane * 4; column < p.dim; column += 128) {
         float4 x[COPIED];
 #pragma unroll
         for (int i = 0; i < COPIED; ++i) {
-            const i64 row = first + i;
+            const u32 row = first + i;
             const float* from = row < p.vocab ? p.in_table + row * p.dim : p.out_table + (row - p.vocab) * p.dim;
-            if (unnamed >> i & 1) x[i] = load_4(from + column);
+            if (unnamed >> i & 1) x[i] = __ldcs(reinterpret_cast<const float4*>(from + column));
         }
 #pragma unroll
         for (int i = 0; i < COPIED; ++i) {
-            const i64 row = first + i;
+            const u32 row = first + i;
             float* to = row < p.vocab ? p.in_updated + row * p.dim : p.out_updated + (row - p.vocab) * p.dim;
             if (unnamed >> i & 1) stream_4(to + column, x[i]);
         }
@@ -199,15 +201,16 @@ __device__ __forceinline__ void copy_rows(const Pairs& p, i64 first) {
 }
 
 // A pair's scores, factors and gradient by its center; returns its loss, spread over the lanes. WIDE: more columns than
-// a warp holds.
-template <bool WIDE> __device__ __forceinline__ float do_pair(const Pairs& p, u32 pair) {
+// a warp holds. Where `direct`, a row that this pair alone names is moved at once, its table being at hand.
+template <bool WIDE> __device__ __forceinline__ float do_pair(const Pairs& p, u32 pair, bool direct) {
     constexpr int HELD = HELD_OF<WIDE>;
     const int lane = threadIdx.x % 32, slot = lane / 4;
     const u32 k = p.words.k;
     const u32 center = (u32)p.words.centers[pair];
     const float* v = p.in_table + (i64)center * p.dim;
     const i64 last_tile = WIDE ? p.dim : 1;
-    if (lane == 31) {
+    const bool move_center = !WIDE && direct && p.counts[center] == 1;
+    if (lane == 31 && !move_center) {
         const u32 at = p.starts[center] + p.ranks[pair];
         p.entries[at] = make_uint2(pair, __float_as_uint(1.f));
         p.names[at] = pair;
@@ -216,16 +219,17 @@ template <bool WIDE> __device__ __forceinline__ float do_pair(const Pairs& p, u3
 #pragma unroll 1
     for (u32 t = 0; t <= k; t += HELD) {
         const int held = (int)min(k + 1 - t, (u32)HELD);
-        const bool writes = slot < held && lane % 4 == 0;
+        const bool asks = slot < held && lane % 4 == 0;
         const u32 word = slot < held ? p.words.word(pair, t + slot) : 0, target = pair * (1 + k) + t + slot;
+        const bool move = !WIDE && direct && asks && p.counts[p.vocab + word] == 1;
         u32 at = 0;
-        if (writes) at = p.starts[p.vocab + word] + p.ranks[p.words.pairs + target];
-        float4 o[HELD];
+        if (asks && !move) at = p.starts[p.vocab + word] + p.ranks[p.words.pairs + target];
+        float4 x, o[HELD];
         float score[HELD] = {};
 #pragma unroll 1
         for (i64 tile = 0; tile < last_tile; tile += 128) {
             const i64 column = tile + lane * 4;
-            const float4 x = column < p.dim ? load_4(v + column) : zero_4();
+            x = column < p.dim ? load_4(v + column) : zero_4();
 #pragma unroll
             for (int i = 0; i < HELD; ++i) {
                 const i64 row = __shfl_sync(ALL, word, 4 * i);
@@ -242,13 +246,16 @@ template <bool WIDE> __device__ __forceinline__ float do_pair(const Pairs& p, u3
         const float mine = sums_by_lane(score);
         const bool is_context = t == 0 && slot == 0;
         const float factor = slot < held ? (is_context ? 1.f : 0.f) - 1.f / (1.f + expf(-mine)) : 0.f;
-        if (writes) {
-            const float x = is_context ? mine : -mine;
-            loss += fmaxf(-x, 0.f) + log1pf(expf(-fabsf(x)));
+        if (asks) {
+            const float gain = is_context ? mine : -mine;
+            loss += fmaxf(-gain, 0.f) + log1pf(expf(-fabsf(gain)));
+        }
+        if (asks && !move) {
             p.factors[target] = factor;
             p.entries[at] = make_uint2(center, __float_as_uint(factor));
             p.names[at] = target;
         }
+        const u32 moved = __ballot_sync(ALL, move);
 #pragma unroll 1
         for (i64 tile = 0; tile < last_tile; tile += 128) {
             const i64 column = tile + lane * 4;
@@ -257,25 +264,41 @@ template <bool WIDE> __device__ __forceinline__ float do_pair(const Pairs& p, u3
 #pragma unroll
             for (int i = 0; i < HELD; ++i) {
                 const i64 row = __shfl_sync(ALL, word, 4 * i);
+                const float by = __shfl_sync(ALL, factor, 4 * i);
                 if (WIDE) o[i] = i < held && column < p.dim ? load_4(p.out_table + row * p.dim + column) : zero_4();
-                add(sum, __shfl_sync(ALL, factor, 4 * i), o[i]);
+                add(sum, by, o[i]);
             }
-            if (column < p.dim) store_4(to, sum);
+#pragma unroll
+            for (int i = 0; i < HELD; ++i) {
+                const i64 row = __shfl_sync(ALL, word, 4 * i);
+                const float by = __shfl_sync(ALL, factor, 4 * i);
+                if (!WIDE && (moved >> (4 * i) & 1) && column < p.dim) {
+                    float4 step = zero_4();
+                    add(step, by, x);
+                    add(o[i], p.lr, step);
+                    stream_4(p.out_updated + row * p.dim + column, o[i]);
+                }
+            }
+            if (column >= p.dim) continue;
+            if (!move_center) store_4(to, sum);
+            else add(x, p.lr, sum), stream_4(p.in_updated + (i64)center * p.dim + column, x);
         }
     }
     return loss;
 }
 
-template <bool WIDE> __device__ __forceinline__ void pairs(const Pairs& p, float* losses, u32 pair_blocks, u32 copy_blocks) {
+template <bool WIDE>
+__device__ __forceinline__ void pairs(const Pairs& p, float* losses, u32 pair_blocks, u32 copy_blocks,
+                                      bool direct) {
     __shared__ float block_loss[WARPS];
     const int warp = threadIdx.x / 32;
     // Blocks of both kinds alternate as long as there are both.
     const u32 both = 2 * min(pair_blocks, copy_blocks);
     const bool is_pair = blockIdx.x < both ? blockIdx.x % 2 == 0 : pair_blocks > copy_blocks;
     const u32 block = blockIdx.x < both ? blockIdx.x / 2 : blockIdx.x - both / 2;
-    if (!is_pair) return copy_rows(p, ((i64)block * WARPS + warp) * COPIED);
+    if (!is_pair) return copy_rows(p, (block * WARPS + warp) * COPIED);
     const u32 pair = block * WARPS + warp;
-    const float loss = warp_sum(pair < p.words.pairs ? do_pair<WIDE>(p, pair) : 0.f);
+    const float loss = warp_sum(pair < p.words.pairs ? do_pair<WIDE>(p, pair, direct) : 0.f);
     if (threadIdx.x % 32 == 0) block_loss[warp] = loss;
     __syncthreads();
     if (threadIdx.x > 0) return;
@@ -286,17 +309,17 @@ template <bool WIDE> __device__ __forceinline__ void pairs(const Pairs& p, float
 }
 
 #define PAIRS(WIDE, name)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, 5) name(                                                        \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4) name(                                                     \
         const float* __restrict__ in_table, const float* __restrict__ out_table, const int* __restrict__ centers,      \
         const int* __restrict__ contexts, const int* __restrict__ negatives, const u32* __restrict__ counts,           \
         const u32* __restrict__ ranks, const u32* __restrict__ starts, float* __restrict__ factors,                    \
         uint2* __restrict__ entries, u32* __restrict__ names, float* __restrict__ gradients,                           \
-        float* __restrict__ losses, float* __restrict__ in_updated, float* __restrict__ out_updated, i64 batch, i64 k, \
-        i64 dim, i64 vocab, u32 pair_blocks, u32 copy_blocks) {                                                        \
+        float* __restrict__ losses, float* __restrict__ in_updated, float* __restrict__ out_updated, float lr,         \
+        i64 batch, i64 k, i64 dim, i64 vocab, u32 pair_blocks, u32 copy_blocks, u32 direct) {                          \
         const Batch words{centers, contexts, negatives, (u32)batch, (u32)k};                                           \
         const Pairs p{in_table, out_table, words, counts, ranks, starts, factors, entries, names, gradients,           \
-                      in_updated, out_updated, dim, (u32)vocab};                                                       \
-        pairs<WIDE>(p, losses, pair_blocks, copy_blocks);                                                              \
+                      in_updated, out_updated, lr, dim, (u32)vocab};                                                   \
+        pairs<WIDE>(p, losses, pair_blocks, copy_blocks, direct);                                                      \
     }
 PAIRS(false, word2vec_pairs)
 PAIRS(true, word2vec_pairs_wide)

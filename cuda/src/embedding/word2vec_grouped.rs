@@ -22,12 +22,13 @@ const PIECE: usize = 256;
 /// Terms that a thread counts, `COUNTED` of the kernel.
 const COUNTED: usize = 4;
 /// Rows that a warp copies, `COPIED` of the kernel.
-const COPIED: usize = 8;
-/// Columns that a warp holds at once.
+const COPIED: usize = 4;
+/// Columns, and targets of a pair, that a warp holds at once.
 const COLUMNS: usize = 128;
+const HELD: usize = 6;
 /// Most blocks that take pieces, and rows of few terms: about what a large device runs at once. What is left they take
 /// in turns.
-const PIECE_BLOCKS: usize = 528;
+const PIECE_BLOCKS: usize = 1056;
 const FEW_BLOCKS: usize = 1056;
 
 /// Most pieces that `terms` terms make, whichever rows they go to: only a row of more than `FEW` has any.
@@ -63,8 +64,9 @@ impl Grouped {
         let params: Params = case.params()?;
         whole_words(params.dim, DType::F32, 16)?;
         let terms = params.batch * (2 + params.negatives);
-        if terms >= 1 << 31 || 2 * params.vocab >= 1 << 31 {
-            return Err(Unsupported(format!("{terms} terms are numbered with 31 bits")));
+        if terms >= 1 << 31 || params.vocab >= 1 << 29 {
+            let sizes = format!("{terms} terms of {} words", params.vocab);
+            return Err(Unsupported(format!("{sizes}: terms and rows are numbered with 31 bits")));
         }
         let (rows, pieces) = (2 * params.vocab, most_pieces(terms));
         let mut plan = Plan::new();
@@ -101,32 +103,38 @@ impl Grouped {
         Arg::Buffer(self.counts, 2 * self.params.vocab * 4)
     }
 
+    /// Whether the pairs' kernel moves the rows that one pair alone names: it holds all of a pair.
+    fn direct(&self) -> Arg {
+        Arg::U32((self.params.dim <= COLUMNS && self.params.negatives < HELD).into())
+    }
+
     /// Counts the terms of each row and gives each room.
     fn place(&mut self) {
         let Params { batch, negatives, vocab, .. } = self.params;
-        let [centers, contexts, negative_words] = self.words.map(Arg::from);
         self.plan.fill(self.counts, 0);
         let counted = [
-            &[centers, contexts, negative_words, self.counts.into(), self.ranks.into()][..],
-            &[batch.into(), negatives.into(), vocab.into()],
+            &self.words.map(Arg::from)[..],
+            &[self.counts.into(), self.ranks.into()],
+            &[batch, negatives, vocab].map(Arg::from),
         ]
         .concat();
         self.launch("word2vec_count", self.terms.div_ceil(THREADS * COUNTED), &counted);
         let rows = 2 * vocab;
-        let placed: [Arg; 6] = [
+        let placed: [Arg; 7] = [
             self.counts.into(),
             self.starts.into(),
             self.sizes(),
             self.few.into(),
             self.listed.into(),
             rows.into(),
+            self.direct(),
         ];
         self.launch("word2vec_place", rows.div_ceil(THREADS), &placed);
     }
 
     /// The factors of every pair, put where they belong, and the rows that none names.
     fn pairs(&mut self) {
-        let Params { vocab, dim, batch, negatives, .. } = self.params;
+        let Params { vocab, dim, batch, negatives, lr, .. } = self.params;
         let (pairs, copies) = (batch.div_ceil(WARPS), (2 * vocab).div_ceil(WARPS * COPIED));
         let args = [
             &[self.tables[0], self.tables[1]].map(Arg::from)[..],
@@ -134,8 +142,9 @@ impl Grouped {
             &[self.counts, self.ranks, self.starts, self.factors, self.entries].map(Arg::from),
             &[self.names, self.gradients, self.losses].map(Arg::from),
             &self.updated.map(Arg::from),
+            &[Arg::F32(lr as f32)],
             &[batch, negatives, dim, vocab].map(Arg::from),
-            &[Arg::U32(pairs as u32), Arg::U32(copies as u32)],
+            &[Arg::U32(pairs as u32), Arg::U32(copies as u32), self.direct()],
         ]
         .concat();
         let symbol = if dim > COLUMNS { "word2vec_pairs_wide" } else { "word2vec_pairs" };
