@@ -77,7 +77,8 @@ impl Grouped {
             pieces,
             tables: ["in_table", "out_table"].map(|name| plan.input(inputs, name)),
             words: ["centers", "contexts", "negatives"].map(|name| plan.input(inputs, name)),
-            updated: ["in_updated", "out_updated"].map(|name| plan.output(name, DType::F32, &table)),
+            updated: ["in_updated", "out_updated"]
+                .map(|name| plan.output(name, DType::F32, &table)),
             loss: plan.output("loss", DType::F32, &[1]),
             counts: plan.scratch("counts", DType::U32, &[rows + 3 + pieces]),
             starts: plan.scratch("starts", DType::U32, &[rows]),
@@ -161,7 +162,8 @@ impl Grouped {
         let args = [
             &[self.tables[0], self.tables[1], self.gradients, self.words[0]].map(Arg::from)[..],
             &[self.factors.into(), self.sizes()],
-            &[self.few, self.listed, self.entries, self.names, self.losses, partials].map(Arg::from),
+            &[self.few, self.listed, self.entries, self.names, self.losses, partials]
+                .map(Arg::from),
             &[self.updated[0], self.updated[1], self.loss].map(Arg::from),
             &[Arg::F32(lr as f32)],
             &[batch, negatives, dim, vocab].map(Arg::from),
