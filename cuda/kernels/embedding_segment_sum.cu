@@ -76,12 +76,20 @@ __device__ void segment_sum(const u32* __restrict__ keys, const u32* __restrict_
     }
 }
 
-// The last chunk that begins with `key`, given that chunk `low` is at or before it and none before `low` matters.
+// The last chunk that begins with `key`, given that chunk `low` does: strides that double, as most runs are short, until
+// one goes too far, then halving.
 __device__ __forceinline__ i64 last_chunk_of(const u32* __restrict__ keys, u32 key, i64 low, i64 n) {
-    i64 high = (n + CHUNK - 1) / CHUNK;
+    const i64 chunks = (n + CHUNK - 1) / CHUNK;
+    i64 high = low + 1, stride = 1;
+    while (high < chunks && keys[high * CHUNK] == key) {
+        low = high;
+        stride *= 2;
+        high = low + stride;
+    }
+    if (high > chunks) high = chunks;
     while (high - low > 1) {
         const i64 middle = (low + high) / 2;
-        if (keys[middle * CHUNK] <= key) low = middle;
+        if (keys[middle * CHUNK] == key) low = middle;
         else high = middle;
     }
     return low;

@@ -5,6 +5,7 @@ mod bag;
 mod gather;
 mod segment_sum;
 mod word2vec;
+mod word2vec_grouped;
 
 use touchstone_reference::{DType, embedding::Storage};
 
@@ -44,6 +45,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: bag::vectorized,
     },
     Variant {
+        op: "embedding.bag",
+        name: "lanes",
+        idea: "the lanes that hold a row keep a bag to themselves",
+        deterministic: true,
+        plan: bag::by_lanes,
+    },
+    Variant {
         op: "embedding.backward",
         name: "naive",
         idea: "a thread an element of the gradient, looking at every token",
@@ -77,6 +85,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "targets sorted by word for each table, runs summed in fixed chunks",
         deterministic: true,
         plan: word2vec::sorted_segment,
+    },
+    Variant {
+        op: "embedding.word2vec",
+        name: "grouped",
+        idea: "terms grouped by the row they go to, which is summed and written once; others are copied meanwhile",
+        deterministic: true,
+        plan: word2vec_grouped::grouped,
     },
 ];
 

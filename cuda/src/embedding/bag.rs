@@ -58,6 +58,17 @@ pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     Ok(plan)
 }
 
+pub(super) fn by_lanes(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const THREADS: usize = 128;
+    let (params, mut plan, mut args) = start(case, inputs)?;
+    let words = whole_words(params.dim, params.table.dtype(), 16)?;
+    args.extend([words.into(), Arg::I32(lanes(words) as i32), mode(params.mode)]);
+    let symbol = format!("bag_{}", suffix(params.table));
+    let blocks = if words == 0 { 0 } else { (params.bags * lanes(words)).div_ceil(THREADS) };
+    plan.launch("embedding_bag_lanes", symbol, [blocks, 1, 1], [THREADS, 1, 1], 0, &args);
+    Ok(plan)
+}
+
 /// Pools bags element by element, or by so many 16-byte words a row.
 fn launch(
     plan: &mut Plan,

@@ -54,6 +54,9 @@ pub(super) fn vectorized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let (params, mut plan, buffers) = start(case, inputs)?;
     let int8 = params.table == Storage::Int8;
     let words = whole_words(params.dim, params.table.dtype(), if int8 { 4 } else { 16 })?;
+    if params.tokens >= 1 << 31 {
+        return Err(Unsupported(format!("{} tokens are counted with 31 bits", params.tokens)));
+    }
     let lanes = lanes(words);
     let what = if int8 { "int8" } else { "words" };
     let symbol = format!("gather_{what}_{}", params.index.dtype().name());
