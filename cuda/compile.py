@@ -39,7 +39,7 @@ KERNELS, PTX, LINES, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "lines",
 # Text that everybody clones and every binary holds: a limit that a kernel must be worth exceeding. It began as 4 MiB for
 # five verticals; eleven, with more rungs each, have 6.
 BUDGET_BYTES = 6144 * 1024
-LINES_BUDGET_BYTES = 320 * 1024  # a twentieth of the PTX, and room for short functions inlined in many places
+LINES_BUDGET_BYTES = 384 * 1024  # a twentieth of the PTX, and room for short functions inlined in many places
 ATTEMPTS = 12
 FIXED_LAYOUT = "TOUCHSTONE_FIXED_LAYOUT"
 
