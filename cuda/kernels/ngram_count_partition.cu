@@ -15,7 +15,7 @@
 #include "ngram.cuh"
 
 static constexpr int THREADS = 512, WARPS = THREADS / 32, ITEMS = 8, TILE = THREADS * ITEMS, DIGITS = 256;
-static constexpr int COUNT_THREADS = 512, COUNT_ITEMS = 5, SLOT_BITS = 12, SLOTS = 1 << SLOT_BITS, PROBES = 128, HISTOGRAM_THREADS = 1024, HISTOGRAM_GROUPS = 2;
+static constexpr int COUNT_THREADS = 512, COUNT_ITEMS = 5, SLOT_BITS = 12, SLOTS = 1 << SLOT_BITS, PROBES = 128, HISTOGRAM_THREADS = 1024;
 
 // An odd factor and what undoes it; each step of Newton's doubles the correct low bits, of which 3 are there.
 template <typename Key> constexpr Key inverse(Key factor) {
@@ -98,17 +98,18 @@ template <typename Key>
 __device__ void histogram(const u32* __restrict__ tokens, u32* __restrict__ totals, i64 n, int order, int bits,
                           int bucket_bits, i64 share) {
     extern __shared__ __align__(16) unsigned char memory[];
+    constexpr int GROUPS = 8 / sizeof(Key);
     u32* bins = reinterpret_cast<u32*>(memory);
 #pragma unroll 1
     for (int bin = threadIdx.x; bin < 1 << bucket_bits; bin += HISTOGRAM_THREADS) bins[bin] = 0;
     __syncthreads();
     const i64 ngrams = n - order + 1, start = blockIdx.x * share, end = start + share < ngrams ? start + share : ngrams;
-    for (i64 base = start + threadIdx.x / 32 * (128 * HISTOGRAM_GROUPS); base < end;
-         base += 4 * HISTOGRAM_GROUPS * HISTOGRAM_THREADS) {
-        Key key[4 * HISTOGRAM_GROUPS];
-        warp_hashed<Key, HISTOGRAM_GROUPS>(tokens, base, n, order, bits, key);
+    for (i64 base = start + threadIdx.x / 32 * (128 * GROUPS); base < end;
+         base += 4 * GROUPS * HISTOGRAM_THREADS) {
+        Key key[4 * GROUPS];
+        warp_hashed<Key, GROUPS>(tokens, base, n, order, bits, key);
 #pragma unroll
-        for (int i = 0; i < 4 * HISTOGRAM_GROUPS; ++i)
+        for (int i = 0; i < 4 * GROUPS; ++i)
             if (base + i / 4 * 128 + threadIdx.x % 32 * 4 + i % 4 < end)
                 atomicAdd(&bins[key[i] >> (Hash<Key>::BITS - bucket_bits)], 1u);
     }
@@ -243,8 +244,7 @@ __device__ void second_pass(const Key* __restrict__ keys, Key* __restrict__ out,
         }
         scatter(key, mine, (u32)(stop - begin), out, cursors + (part << second_bits), Hash<Key>::BITS - bucket_bits,
                 (1u << second_bits) - 1, *reinterpret_cast<Staged<Key>*>(memory));
-        __syncthreads();
-        begin = stop;
+        begin = stop;  // the next part's barriers keep what this one still reads
     }
 }
 
@@ -274,7 +274,8 @@ template <typename Key> struct Table {
         u32 slot = (u32)((Key)(key << bucket_bits) >> (Hash<Key>::BITS - SLOT_BITS));
 #pragma unroll 1
         for (int probe = 0; probe < PROBES; ++probe) {
-            Key held = *(volatile Key*)&keys[slot];
+            // Where most keys come again, a look at the slot spares the exchange; long keys are mostly new.
+            Key held = sizeof(Key) == 4 ? *(volatile Key*)&keys[slot] : FREE;
             if (held == FREE) {
                 held = atomicCAS(&keys[slot], FREE, key);
                 if (held == FREE) return (int)slot;
