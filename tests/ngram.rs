@@ -273,7 +273,8 @@ fn partition_counts_a_bucket_that_its_table_cannot_hold() {
     // Few enough for every thread to hold its keys at once, and more.
     for repeats in [1, 3] {
         let tokens = once.repeat(repeats);
-        let p = CountParams { tokens: tokens.len(), order: 1, vocab: 1 << 32, source: Source::Uniform };
+        let p =
+            CountParams { tokens: tokens.len(), order: 1, vocab: 1 << 32, source: Source::Uniform };
         let tokens = Tensors::new().with("tokens", Tensor::new(&[p.tokens], Data::U32(tokens)));
         let case = Case::new("ngram.count", &p, 0);
         let problem = Problem::with_inputs(&case, tokens, "of one bucket").unwrap();

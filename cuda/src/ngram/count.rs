@@ -183,12 +183,14 @@ pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     plan.fill(offsets, 0);
     let int = |value: usize| Arg::from(value as i32);
     let stream = [p.tokens.into(), c.order.into(), c.bits.into()];
-    let mut launch = |symbol: String, blocks: usize, threads: usize, shared: usize, args: &[Arg]| {
-        plan.launch(MODULE, symbol, [blocks, 1, 1], [threads, 1, 1], shared, args);
-    };
+    let mut launch =
+        |symbol: String, blocks: usize, threads: usize, shared: usize, args: &[Arg]| {
+            plan.launch(MODULE, symbol, [blocks, 1, 1], [threads, 1, 1], shared, args);
+        };
     // Whole tiles, so that a share starts on 16 bytes.
     let share = n.div_ceil(of::HISTOGRAMS).next_multiple_of(of::TILE).max(of::TILE);
-    let to_offsets = [&[c.tokens.into(), offsets.into()], &stream[..], &[int(bucket_bits), share.into()]];
+    let to_offsets =
+        [&[c.tokens.into(), offsets.into()], &stream[..], &[int(bucket_bits), share.into()]];
     let symbol = |name: &str| format!("partition_{name}_{suffix}");
     launch(symbol("histogram"), n.div_ceil(share), 1024, 4 << bucket_bits, &to_offsets.concat());
     let starts = [offsets.into(), first.into(), second.into(), c.unique.into()];
@@ -196,7 +198,8 @@ pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     launch("partition_offsets".into(), 1, 1024, 0, &args);
     let staged = of::TILE * width.bytes() + 4 * (2 * of::DIGITS + of::THREADS / 32);
     let tiles = n.div_ceil(of::TILE);
-    let args = [&[c.tokens.into(), hashed[0].into(), first.into()], &stream[..], &[int(first_bits)]];
+    let args =
+        [&[c.tokens.into(), hashed[0].into(), first.into()], &stream[..], &[int(first_bits)]];
     launch(symbol("first"), tiles, of::THREADS, staged, &args.concat());
     let bits = [int(bucket_bits), int(second_bits)];
     let keys = [hashed[0].into(), hashed[1].into(), second.into(), offsets.into(), n.into()];
