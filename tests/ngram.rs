@@ -6,11 +6,13 @@ mod cases;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use touchstone_bench::verify::{self, Problem, Verdict};
+use touchstone_cuda::{simulator::Simulator, variants};
 use touchstone_reference::{
     Algorithm, Case, Data, Discrete, Draw, Expected, Tensor, Tensors,
     ngram::{
-        Count, CountParams, Model, Perplexity, Score, Smoothing, Values, arpa, score::tensors,
-        train,
+        Count, CountParams, Model, Perplexity, Score, Smoothing, Source, Values, arpa,
+        score::tensors, train,
     },
     operation,
 };
@@ -249,4 +251,36 @@ fn every_operation_has_a_strategy() {
     let named: BTreeSet<&str> = cases::strategies().iter().map(|(op, _)| *op).collect();
     let listed = touchstone_reference::ngram::OPERATIONS.iter().map(|operation| operation.name);
     assert_eq!(named, listed.collect());
+}
+
+/// What `ngram_count_partition` hashes to `hash`: its bijection undone, by the inverses of its factors modulo 2³².
+fn hashed_to(hash: u32) -> u32 {
+    let inverse = |factor: u32| {
+        (0..5).fold(factor, |x, _| x.wrapping_mul(2u32.wrapping_sub(factor.wrapping_mul(x))))
+    };
+    let key = hash.wrapping_mul(inverse(0x85eb_ca77));
+    (key ^ (key >> 16)).wrapping_mul(inverse(0x9e37_79b1))
+}
+
+/// Tokens whose hashes differ in their low bits alone share a bucket and the first slot that they try there; the hash
+/// with all bits set marks free slots. No drawn case of a size to simulate fills a table, so that its keys are counted
+/// class by class.
+#[test]
+fn partition_counts_a_bucket_that_its_table_cannot_hold() {
+    let once: Vec<u32> = (0..1500).chain([u32::MAX]).map(hashed_to).collect();
+    let variant = variants().find(|v| v.op == "ngram.count" && v.name == "partition").unwrap();
+    let simulator = Simulator::new();
+    // Few enough for every thread to hold its keys at once, and more.
+    for repeats in [1, 3] {
+        let tokens = once.repeat(repeats);
+        let p =
+            CountParams { tokens: tokens.len(), order: 1, vocab: 1 << 32, source: Source::Uniform };
+        let tokens = Tensors::new().with("tokens", Tensor::new(&[p.tokens], Data::U32(tokens)));
+        let case = Case::new("ngram.count", &p, 0);
+        let problem = Problem::with_inputs(&case, tokens, "of one bucket").unwrap();
+        let plan = verify::plan(variant, &problem).unwrap();
+        let prepared = verify::prepare(&simulator, &plan).unwrap().unwrap();
+        let verdict = verify::verify(&prepared, &problem, variant.deterministic).unwrap();
+        assert!(matches!(verdict, Verdict::Right(_)), "{verdict:?}");
+    }
 }

@@ -8,6 +8,9 @@
 //   segments, so that each of its few dependent trips to memory is short. Greedy: `maxima` takes the
 //   argmax of one segment of one position, `choose` joins them and walks the draft.
 // Numerics: as acceptance_block; chains are segment/512 + 7 + 5 + 3 additions, 5 + 8 more over segments, then 9 + 32 a tile.
+// Tried: one launch, the last block of a row by a wrapping ticket going on to `locate`: half a microsecond faster where a row
+//   is of few segments (batch_sweep, 4 rows), as fast for qwen_vocabulary_small_batch, a tenth slower for the large
+//   batches, whose sums then run with the registers of the search. Smaller code gained nothing: caches keep it.
 // Limits: segments <= 256 (the plan widens a segment). Greedy reads every position, beyond the first mismatch too.
 #include "acceptance.cuh"
 

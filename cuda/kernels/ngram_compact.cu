@@ -142,9 +142,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) runs(const u32* __restrict
 
 extern "C" __global__ void __launch_bounds__(THREADS) zero_tail(const i64* __restrict__ unique, i64 capacity,
                                                                 u64* __restrict__ ngrams, u32* __restrict__ counts) {
-    const i64 step = (i64)gridDim.x * THREADS;
-    for (i64 at = *unique + (i64)blockIdx.x * THREADS + threadIdx.x; at < capacity; at += step) {
-        ngrams[at] = 0;
-        counts[at] = 0;
-    }
+    const i64 first = *unique, rank = (i64)blockIdx.x * THREADS + threadIdx.x, step = (i64)gridDim.x * THREADS;
+    const i64 pairs = (first + 1) / 2, fours = (first + 3) / 4;  // the first words that are wholly beyond the entries
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    for (i64 at = pairs + rank; at < capacity / 2; at += step) reinterpret_cast<uint4*>(ngrams)[at] = zero;
+    for (i64 at = fours + rank; at < capacity / 4; at += step) reinterpret_cast<uint4*>(counts)[at] = zero;
+    if (rank >= 4) return;  // before the first word, and behind the last
+    if (first + rank < capacity && first + rank < 2 * pairs) ngrams[first + rank] = 0;
+    if (first + rank < capacity && first + rank < 4 * fours) counts[first + rank] = 0;
+    if (capacity / 2 * 2 + rank < capacity && capacity / 2 * 2 + rank >= 2 * pairs) ngrams[capacity / 2 * 2 + rank] = 0;
+    if (capacity / 4 * 4 + rank < capacity && capacity / 4 * 4 + rank >= 4 * fours) counts[capacity / 4 * 4 + rank] = 0;
 }

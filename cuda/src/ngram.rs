@@ -37,6 +37,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: count::sort,
     },
     Variant {
+        op: "ngram.count",
+        name: "partition",
+        idea: "hashed n-grams partitioned twice, then counted in tables in shared memory, a block a bucket",
+        deterministic: false,
+        plan: count::partition,
+    },
+    Variant {
         op: "ngram.score",
         name: "naive",
         idea: "binary search in the rows of each order as they are",

@@ -15,6 +15,22 @@ const GATHERED: usize = 4096;
 /// Most bits of a packed n-gram for which `direct` has a counter each.
 const DIRECT_BITS: u32 = 26;
 
+/// Sizes that the launches of `ngram_count_partition` share with the kernels.
+mod partition {
+    /// Threads of a block of the passes, and positions of its tile.
+    pub const THREADS: usize = 512;
+    pub const TILE: usize = 4096;
+    /// Runs of a tile at most.
+    pub const DIGITS: usize = 256;
+    /// Threads of a block that counts a bucket, and slots of its table.
+    pub const COUNT_THREADS: usize = 512;
+    pub const SLOTS: usize = 4096;
+    /// Positions that a bucket holds on average, where there are buckets enough: half of its table.
+    pub const A_BUCKET: usize = 2048;
+    /// Blocks of the histogram at most: as many as keep the largest device busy with one each.
+    pub const HISTOGRAMS: usize = 132;
+}
+
 /// Buffers that all variants have.
 struct Counting {
     plan: Plan,
@@ -143,6 +159,55 @@ fn hashed(
     let args = [table.into(), slots.into(), c.ngrams.into(), c.counts.into(), c.unique.into()];
     let blocks = slots.div_ceil(GATHERED);
     c.plan.launch("ngram_count_hash", "hash_gather", [blocks, 1, 1], [512, 1, 1], 0, &args);
+    c.zero_tail();
+    Ok(c.plan)
+}
+
+/// Hashed n-grams, partitioned into buckets that tables in shared memory count.
+pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    use partition as of;
+    const MODULE: &str = "ngram_count_partition";
+    let p = case.params::<CountParams>()?;
+    let width = if p.order as u32 * p.bits() <= 32 { DType::U32 } else { DType::U64 };
+    let suffix = width.name();
+    let mut c = Counting::new(&p, inputs);
+    let n = c.capacity;
+    let bucket_bits = n.div_ceil(of::A_BUCKET).next_power_of_two().ilog2().clamp(2, 15) as usize;
+    let second_bits = bucket_bits / 2;
+    let first_bits = bucket_bits - second_bits;
+    let plan = &mut c.plan;
+    let hashed = ["hashed", "partitioned"].map(|name| plan.scratch(name, width, &[n]));
+    let offsets = plan.scratch("offsets", DType::U32, &[(1 << bucket_bits) + 1]);
+    let first = plan.scratch("first", DType::U32, &[1 << first_bits]);
+    let second = plan.scratch("second", DType::U32, &[1 << bucket_bits]);
+    plan.fill(offsets, 0);
+    let int = |value: usize| Arg::from(value as i32);
+    let stream = [p.tokens.into(), c.order.into(), c.bits.into()];
+    let mut launch =
+        |symbol: String, blocks: usize, threads: usize, shared: usize, args: &[Arg]| {
+            plan.launch(MODULE, symbol, [blocks, 1, 1], [threads, 1, 1], shared, args);
+        };
+    // Whole tiles, so that a share starts on 16 bytes.
+    let share = n.div_ceil(of::HISTOGRAMS).next_multiple_of(of::TILE).max(of::TILE);
+    let to_offsets =
+        [&[c.tokens.into(), offsets.into()], &stream[..], &[int(bucket_bits), share.into()]];
+    let symbol = |name: &str| format!("partition_{name}_{suffix}");
+    launch(symbol("histogram"), n.div_ceil(share), 1024, 4 << bucket_bits, &to_offsets.concat());
+    let starts = [offsets.into(), first.into(), second.into(), c.unique.into()];
+    let args = [&starts[..], &[int(bucket_bits), int(second_bits)]].concat();
+    launch("partition_offsets".into(), 1, 1024, 0, &args);
+    let staged = of::TILE * width.bytes() + 4 * (2 * of::DIGITS + of::THREADS / 32);
+    let tiles = n.div_ceil(of::TILE);
+    let args =
+        [&[c.tokens.into(), hashed[0].into(), first.into()], &stream[..], &[int(first_bits)]];
+    launch(symbol("first"), tiles, of::THREADS, staged, &args.concat());
+    let bits = [int(bucket_bits), int(second_bits)];
+    let keys = [hashed[0].into(), hashed[1].into(), second.into(), offsets.into(), n.into()];
+    launch(symbol("second"), tiles, of::THREADS, staged, &[&keys[..], &bits].concat());
+    let table = of::SLOTS * (width.bytes() + 4) + 4 * (2 + of::COUNT_THREADS / 32) + 8;
+    let outputs = [c.ngrams.into(), c.counts.into(), c.unique.into(), int(bucket_bits)];
+    let args = [&[hashed[1].into(), offsets.into()], &outputs[..]].concat();
+    launch(symbol("count"), 1 << bucket_bits, of::COUNT_THREADS, table, &args);
     c.zero_tail();
     Ok(c.plan)
 }
