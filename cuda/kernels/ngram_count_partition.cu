@@ -11,7 +11,7 @@
 //   whose high bits name the bucket, so passes move hashes alone and the last kernel undoes them.
 // Numerics: integers; counts do not depend on the order of events, the order of the entries does.
 // Limits: n < 2^32, bucket_bits 2 to 15, at most 256 digits a pass. A bucket is one block's: an n-gram that is half of the
-//   text leaves the others idle.
+//   text leaves the others idle, and keys chosen against the fixed hash share one, in time quadratic in their number.
 #include "ngram.cuh"
 
 static constexpr int THREADS = 512, WARPS = THREADS / 32, ITEMS = 8, TILE = THREADS * ITEMS, DIGITS = 256;
