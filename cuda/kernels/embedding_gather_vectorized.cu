@@ -1,12 +1,12 @@
 // Idea: move a row as 16-byte words, with several rows in flight a thread; the element type does not matter.
 // Source: ours; the same plan serves every copy that is bound by memory latency before bandwidth.
 // Shapes: table [vocab, words] 16-byte words (int8: 4-byte words), indices [tokens] → output [tokens, words] 16-byte.
-// Plan: `lanes` neighbouring threads (a power of two <= 32) hold a row; a thread loads its word of 4 rows, those of
-//       tokens that follow each other, before it stores any. Stores are streamed, so that the L2 keeps table rows. An int8 thread reads 4 bytes and writes 16:
-//       then the writes, four fifths of the traffic, are contiguous.
+// Plan: `lanes` neighbouring threads (a power of two <= 32) hold a row; a thread loads its word of the rows of 4 tokens
+//       that follow each other before it stores any. Stores are streamed, so that the L2 keeps table rows. An int8
+//       thread reads 4 bytes and writes 16: then the writes, four fifths of the traffic, are contiguous.
 // Numerics: a copy; for int8 one product in f32, rounded once.
-// Limits: a row must be whole words: dim · size % 16 == 0; int8: dim % 4 == 0. tokens < 2^31: positions of tokens have 32 bits,
-//         which for int8, where a thread has most to do for a byte, is a tenth of the time.
+// Limits: a row must be whole words: dim · size % 16 == 0; int8: dim % 4 == 0. tokens < 2^31: positions of tokens have 32
+//         bits, which for int8, where a thread has most to do for a byte, is a tenth of the time.
 #include "embedding_row.cuh"
 
 static constexpr int FLIGHT = 4;
