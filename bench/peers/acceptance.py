@@ -7,8 +7,7 @@ FlashInfer is a package beside PyTorch; where it is missing it is left out, and 
 import pytorch
 import torch
 from decoding import compiled, differing, graphed, laws, pick
-from pytorch import NotThisCase
-from ssm import function
+from pytorch import NotThisCase, function
 
 ROWS = 100_000  # decided to compare a share of accepted drafts with its expectation
 

@@ -4,23 +4,12 @@
 Both are packages beside PyTorch. Where one is missing its peers are left out, and that is said.
 """
 
-import importlib
-
 import pytorch
 import torch
 import torch.nn.functional as F
-from pytorch import DTYPES, NotThisCase, relative_rms
+from pytorch import DTYPES, NotThisCase, function, relative_rms
 
 STEPS = 96  # of the first sequence and two heads, computed step by step in f64: later outputs do not matter to them
-
-
-def function(path):
-    module, name = path.rsplit(".", 1)
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as missing:
-        print(f"{path} is left out: {missing}")
-        raise NotThisCase from missing
 
 
 def drawn(p, *shape, low=-1.0, high=1.0, dtype=None):

@@ -126,3 +126,18 @@ template <> struct Pair<__nv_bfloat16> {
         return *(const u32*)&two;
     }
 };
+
+// Turns four lanes' four words each about the diagonal: lane l of a quad then has word l of lanes 0 to 3.
+__device__ __forceinline__ void transpose_quad(u32 (&x)[4], int lane) {
+    const bool odd = lane & 1, upper = lane & 2;
+#pragma unroll
+    for (int r = 0; r < 4; r += 2) {
+        const u32 got = __shfl_xor_sync(0xffffffffu, odd ? x[r] : x[r + 1], 1);
+        x[r] = odd ? got : x[r], x[r + 1] = odd ? x[r + 1] : got;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const u32 got = __shfl_xor_sync(0xffffffffu, upper ? x[r] : x[r + 2], 2);
+        x[r] = upper ? got : x[r], x[r + 2] = upper ? x[r + 2] : got;
+    }
+}

@@ -129,6 +129,33 @@ __device__ __forceinline__ Keys query_tiles(const Sizes& n, int j0) {
     return {begin / QUERIES, begin < end ? (end + QUERIES - 1) / QUERIES : begin / QUERIES};
 }
 
+// One thread brings in the block's own two tiles of ROWS rows, which lie at the beginning and side by side.
+template <int ROWS, u32 OWN_FULL>
+__device__ __forceinline__ void fetch_own(u32 shared, const TensorMap* first, const TensorMap* second, int h, int row, int b) {
+    constexpr u32 TILE = ROWS * DIM * 2;
+    if (threadIdx.x != 0) return;
+    barrier_expect(shared + OWN_FULL, 2 * TILE);
+    copy_tile<ROWS>(shared, first, shared + OWN_FULL, h, row, b);
+    copy_tile<ROWS>(shared + TILE, second, shared + OWN_FULL, h, row, b);
+}
+
+// One warp brings in the tiles of keys, `turns` of them, that a block walks over.
+template <int STAGES, u32 PAIRS, u32 FULL, u32 FREE>
+__device__ __forceinline__ void fetch_keys(int first, int turns, u32 shared, const TensorMap* k, const TensorMap* v, int head,
+                                           int b) {
+    constexpr u32 TILE = KEYS * DIM * 2;
+    for (int turn = 0; turn < turns; ++turn) {
+        const u32 stage = turn % STAGES, full = shared + FULL + 8 * stage, to = shared + PAIRS + stage * 2 * TILE;
+        barrier_wait(shared + FREE + 8 * stage, (turn / STAGES & 1) ^ 1);
+        if (threadIdx.x == 0) {
+            barrier_expect(full, 2 * TILE);
+            copy_tile<KEYS>(to, k, full, head, (first + turn) * KEYS, b);
+            copy_tile<KEYS>(to + TILE, v, full, head, (first + turn) * KEYS, b);
+        }
+        barrier_arrive(full);
+    }
+}
+
 // Two warps bring in the tiles of queries that a block walks over, of every head of the group: one thread q and d_o, one
 // warp base and delta.
 template <int STAGES, u32 PAIRS, u32 STATS, u32 FULL, u32 FREE>
@@ -164,6 +191,24 @@ __device__ __forceinline__ void fetch_queries(const Sizes& n, Place place, Keys 
                 }
             }
 }
+
+// What a warp's rows `i` + lane / 4 and 8 further of queries need of themselves: base of the probabilities, delta, and the
+// keys that are seen. Rows behind the last query repeat it; they are not stored.
+struct Rows {
+    float base[2], delta[2];
+    Keys seen[2];
+
+    __device__ __forceinline__ Rows(const Sizes& n, i64 bh, int i, int lane, const float* lse, const float* deltas) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int at = min(i + half * 8 + lane / 4, n.seq_q - 1);
+            const i64 row = bh * n.seq_q + at;
+            base[half] = lse[row] * LOG2_E, delta[half] = deltas[row];
+            if (base[half] == NEG_INFINITY) base[half] = -base[half];
+            seen[half] = n.seen_by(at);
+        }
+    }
+};
 
 // Starts s = A B^T over the values of a head: 64 rows of an own tile of ROWS by a tile of OTHER.
 template <int OTHER, int ROWS = OWN>

@@ -150,11 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Keys tiles = query_tiles(n, place.j0);
     if (threadIdx.x < 128) {
         registers_down<24>();
-        if (threadIdx.x == 0) {
-            barrier_expect(shared + OWN_FULL, 2 * OWN_TILE);
-            copy_tile<OWN>(shared + FIRST, &k, shared + OWN_FULL, place.head, place.j0, place.b);
-            copy_tile<OWN>(shared + SECOND, &v, shared + OWN_FULL, place.head, place.j0, place.b);
-        }
+        fetch_own<OWN, OWN_FULL>(shared, &k, &v, place.head, place.j0, place.b);
         fetch_queries<STAGES, PAIRS, STATS, FULL, FREE>(n, place, tiles, shared, &q, &d_o, lse, delta);
         return;
     }

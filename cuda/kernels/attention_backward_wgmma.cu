@@ -43,11 +43,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int group = heads_q / heads_kv, lane = threadIdx.x % 32;
     if (threadIdx.x < 128) {
         registers_down<24>();
-        if (threadIdx.x == 0) {
-            barrier_expect(shared + OWN_FULL, 2 * OWN_TILE);
-            copy_tile<OWN>(shared + FIRST, &k, shared + OWN_FULL, place.head, place.j0, place.b);
-            copy_tile<OWN>(shared + SECOND, &v, shared + OWN_FULL, place.head, place.j0, place.b);
-        }
+        fetch_own<OWN, OWN_FULL>(shared, &k, &v, place.head, place.j0, place.b);
         fetch_queries<STAGES, PAIRS, STATS, FULL, FREE>(n, place, tiles, shared, &q, &d_o, lse, delta);
         return;
     }
@@ -170,39 +166,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x < 128) {
         registers_down<24>();
         if (threadIdx.x >= 32) return;
-        if (threadIdx.x == 0) {
-            barrier_expect(shared + OWN_FULL, 2 * OWN_TILE);
-            copy_tile<OWN>(shared + FIRST, &q, shared + OWN_FULL, h, i0, b);
-            copy_tile<OWN>(shared + SECOND, &d_o, shared + OWN_FULL, h, i0, b);
-        }
-        for (int turn = 0; turn < turns; ++turn) {
-            const u32 stage = turn % STAGES, full = shared + FULL + 8 * stage, to = shared + PAIRS + stage * 2 * TILE;
-            barrier_wait(shared + FREE + 8 * stage, (turn / STAGES & 1) ^ 1);
-            if (threadIdx.x == 0) {
-                barrier_expect(full, 2 * TILE);
-                copy_tile<KEYS>(to, &k, full, head, (first + turn) * KEYS, b);
-                copy_tile<KEYS>(to + TILE, &v, full, head, (first + turn) * KEYS, b);
-            }
-            barrier_arrive(full);
-        }
+        fetch_own<OWN, OWN_FULL>(shared, &q, &d_o, h, i0, b);
+        fetch_keys<STAGES, PAIRS, FULL, FREE>(first, turns, shared, &k, &v, head, b);
         return;
     }
     registers_up<240>();
     const int own = threadIdx.x / 128 - 1, i = i0 + own * 64 + threadIdx.x / 32 % 4 * 16;
     const u32 q_rows = shared + FIRST + own * 64 * ROW, d_o_rows = shared + SECOND + own * 64 * ROW;
     const float factor = scale * LOG2_E;
-    float sum[DIM / 2], s[KEYS / 2], dp[KEYS / 2], slopes[KEYS / 2], base[2], row_delta[2];
+    float sum[DIM / 2], s[KEYS / 2], dp[KEYS / 2], slopes[KEYS / 2];
     u32 ds[KEYS / 16][4];
-    Keys seen[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        // Rows behind the last query repeat it; they are not stored.
-        const int at = min(i + half * 8 + lane / 4, seq_q - 1);
-        const i64 row = (i64)bh * seq_q + at;
-        base[half] = lse[row] * LOG2_E, row_delta[half] = delta[row];
-        if (base[half] == NEG_INFINITY) base[half] = -base[half];
-        seen[half] = n.seen_by(at);
-    }
+    const Rows rows(n, bh, i, lane, lse, delta);
     const int all_begin = n.seen_by(min(i + 15, seq_q - 1)).begin, all_end = n.seen_by(min(i, seq_q - 1)).end;
     const auto pair_at = [&](u32 turn) { return shared + PAIRS + turn % STAGES * 2 * TILE; };
     const auto begin = [&](u32 turn) {
@@ -217,13 +191,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (j0 < all_begin || j0 + KEYS > all_end)
 #pragma unroll
             for (int half = 0; half < 2; ++half)
-                hide<KEYS>(s, half, seen[half].begin - j0 - lane % 4 * 2, seen[half].end - j0 - lane % 4 * 2);
+                hide<KEYS>(s, half, rows.seen[half].begin - j0 - lane % 4 * 2, rows.seen[half].end - j0 - lane % 4 * 2);
 #pragma unroll
-        for (int x = 0; x < KEYS / 2; ++x) s[x] = exp2_fast(fmaf(s[x], factor, -base[x / 2 % 2]));
+        for (int x = 0; x < KEYS / 2; ++x) s[x] = exp2_fast(fmaf(s[x], factor, -rows.base[x / 2 % 2]));
     };
     const auto differ = [&] {
 #pragma unroll
-        for (int x = 0; x < KEYS / 2; ++x) dp[x] = s[x] * (dp[x] - row_delta[x / 2 % 2]);
+        for (int x = 0; x < KEYS / 2; ++x) dp[x] = s[x] * (dp[x] - rows.delta[x / 2 % 2]);
         multiply(dp, slopes, squeeze);
     };
     const auto sum_up = [&](u32 turn) {

@@ -24,12 +24,6 @@ namespace {
 typedef __nv_bfloat16 T;
 enum : int { WARPS = 8, STAGES = 2, STEP = 16, HEADS = 8, DIM = 128, TILE = WARPS * STEP, ROW = 128, HALF = TILE * ROW, AT_ONCE = 17 };
 
-__device__ __forceinline__ u32 transposed(u32 pair) {
-    u32 result;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-    return result;
-}
-
 // The computing warps of a block wait for each other.
 struct Together {
     __device__ __forceinline__ void operator()() const { named_sync(1, WARPS * 32); }
@@ -76,12 +70,7 @@ __device__ __forceinline__ void find_share(Shared& shared, const int* lengths, c
 #pragma unroll 1
     for (int b0 = 0; b0 < n.batch; b0 += 32) {
         const int mine = b0 + lane < n.batch ? tiles_of(lengths[b0 + lane]) : 0;
-        int upto = mine;
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-            const int more = __shfl_up_sync(0xffffffffu, upto, offset);
-            if (lane >= offset) upto += more;
-        }
+        const int upto = warp_sum_so_far(mine);
         const u32 reached = __ballot_sync(0xffffffffu, before + upto > begin);
         if (reached != 0) {
             if (lane == __ffs(reached) - 1) shared.first = b0 + lane, shared.before = before + upto - mine;
@@ -160,23 +149,6 @@ struct Part {
 #pragma unroll
         for (int e = 0; e < 4; ++e) s[e] += odd[e];
     }
-    __device__ __forceinline__ void soften(float (&s)[4], float factor) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            float top = fmaxf(s[h], s[h + 2]);
-#pragma unroll
-            for (int offset = 4; offset < 32; offset *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
-            top = fmaxf(top, max[h]);
-            const float seen = top == NEG_INFINITY ? 0.f : top, base = seen * factor;
-            const float shrink = exp2_fast((max[h] - seen) * factor);
-            max[h] = top;
-            s[h] = exp2_fast(fmaf(s[h], factor, -base));
-            s[h + 2] = exp2_fast(fmaf(s[h + 2], factor, -base));
-            total[h] = fmaf(total[h], shrink, s[h] + s[h + 2]);
-#pragma unroll
-            for (int m = 0; m < DIM / 16; ++m) sum[m][h] *= shrink, sum[m][h + 2] *= shrink;
-        }
-    }
     // What lies behind the last key counts as zeros: there are numbers of any kind, or none.
     __device__ __forceinline__ void gather(const float (&s)[4], u32 values, int left) {
         left -= lane % 4 * 2;
@@ -201,7 +173,7 @@ struct Part {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
             if (lane / 4 + half * 8 >= left) s[2 * half] = s[2 * half + 1] = NEG_INFINITY;
-        soften(s, factor);
+        soften_step(s, factor, max, total, sum);
         gather(s, rows + 2 * HALF, left);
     }
     // Sum m of this lane: values m * 16 + lane / 4 (0, 1) and 8 further (2, 3).

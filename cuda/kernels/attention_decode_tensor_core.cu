@@ -23,12 +23,6 @@ namespace {
 typedef __nv_bfloat16 T;
 constexpr int WARPS = 4, STEP = 16, HEADS = 8, BATCH = 8;
 
-__device__ __forceinline__ u32 transposed(u32 pair) {
-    u32 result;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-    return result;
-}
-
 struct Sizes {
     int dim, batch, heads_q, heads_kv, splits;
 };
@@ -84,23 +78,6 @@ template <int DIM> struct Part {
             const uint4 a = key[u][0], b = key[u][1];
             mma<T>(s, {a.x, b.x, a.y, b.y}, query[2 * u][0], query[2 * u][1]);
             mma<T>(s, {a.z, b.z, a.w, b.w}, query[2 * u + 1][0], query[2 * u + 1][1]);
-        }
-    }
-    __device__ __forceinline__ void soften(float (&s)[4], float factor) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            float top = fmaxf(s[h], s[h + 2]);
-#pragma unroll
-            for (int offset = 4; offset < 32; offset *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
-            top = fmaxf(top, max[h]);
-            const float seen = top == NEG_INFINITY ? 0.f : top, base = seen * factor;
-            const float shrink = exp2_fast((max[h] - seen) * factor);
-            max[h] = top;
-            s[h] = exp2_fast(fmaf(s[h], factor, -base));
-            s[h + 2] = exp2_fast(fmaf(s[h + 2], factor, -base));
-            total[h] = fmaf(total[h], shrink, s[h] + s[h + 2]);
-#pragma unroll
-            for (int m = 0; m < V_CHUNKS * 4; ++m) sum[m][h] *= shrink, sum[m][h + 2] *= shrink;
         }
     }
     __device__ __forceinline__ void gather(const float (&s)[4]) {
@@ -182,7 +159,7 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
             if (j + part.lane / 4 >= end) s[0] = s[1] = NEG_INFINITY;
             if (j + part.lane / 4 + 8 >= end) s[2] = s[3] = NEG_INFINITY;
         }
-        part.soften(s, factor);
+        soften_step(s, factor, part.max, part.total, part.sum);
         part.gather(s);
         if (next < end) part.load_values(v, cache, n, b, head, next, end);
     }

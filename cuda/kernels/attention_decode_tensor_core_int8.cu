@@ -41,12 +41,6 @@ __device__ __forceinline__ void mma_digit(int (&c)[4], const u32 (&a)[4], u32 b0
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ u32 transposed(u32 pair) {
-    u32 result;
-    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-    return result;
-}
-
 // What turns int8 into the storage type: `base` is the power of two whose last place is 1, so that base + (x & 127) is
 // their bits side by side, and base + (x & 128) likewise; their difference is x.
 struct Magic {

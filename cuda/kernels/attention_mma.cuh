@@ -80,3 +80,32 @@ template <> __device__ __forceinline__ void mma<__nv_bfloat16>(float (&c)[4], co
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+// An 8 x 8 matrix of which a lane has a pair of values, rows for columns.
+__device__ __forceinline__ u32 transposed(u32 pair) {
+    u32 result;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+    return result;
+}
+
+// Takes a step of 16 keys by two heads of a lane, as they leave m16n8: scores s become probabilities by the running maximum,
+// to which the heads' totals and sums shrink. Heads h = 0, 1 have s[h] and s[h + 2].
+template <int SUMS>
+__device__ __forceinline__ void soften_step(float (&s)[4], float factor, float (&max)[2], float (&total)[2],
+                                            float (&sum)[SUMS][4]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        float top = fmaxf(s[h], s[h + 2]);
+#pragma unroll
+        for (int offset = 4; offset < 32; offset *= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+        top = fmaxf(top, max[h]);
+        const float seen = top == NEG_INFINITY ? 0.f : top, base = seen * factor;
+        const float shrink = exp2_fast((max[h] - seen) * factor);
+        max[h] = top;
+        s[h] = exp2_fast(fmaf(s[h], factor, -base));
+        s[h + 2] = exp2_fast(fmaf(s[h + 2], factor, -base));
+        total[h] = fmaf(total[h], shrink, s[h] + s[h + 2]);
+#pragma unroll
+        for (int m = 0; m < SUMS; ++m) sum[m][h] *= shrink, sum[m][h + 2] *= shrink;
+    }
+}

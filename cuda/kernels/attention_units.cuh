@@ -19,11 +19,7 @@ template <typename S> __device__ __forceinline__ Work unit_at(int index, const S
     const int rest = index - start * span, bh = start + rest % wide;
     Work work;
     work.b = bh / n.heads_q, work.h = bh % n.heads_q, work.i0 = (high - 1 - rest / wide) * S::QUERIES;
-    work.queries = n.lengths_q[work.b], work.keys = n.lengths_k[work.b];
-    const int last = min(work.i0 + S::QUERIES, work.queries) - 1;
-    const int begin = visible(work.i0, work.queries, work.keys, n.causal, n.window).begin / S::KEYS;
-    const int end = last < work.i0 ? 0 : visible(last, work.queries, work.keys, n.causal, n.window).end;
-    work.first = begin, work.count = max(0, (end + S::KEYS - 1) / S::KEYS - begin);
+    find_keys<S>(work, n);
     return work;
 }
 
@@ -56,21 +52,6 @@ __device__ __forceinline__ void finish_blind(T* out, float* lse, const Work& wor
         const int r = at / (S::DIM / 8), c = at % (S::DIM / 8);
         if (i + r < n.seq_q && c * 8 < n.dim)
             *(uint4*)(out + (((i64)work.b * n.seq_q + i + r) * n.heads_q + work.h) * n.dim + c * 8) = {0, 0, 0, 0};
-    }
-}
-
-// Turns four lanes' four words each about the diagonal: lane l of a quad then has word l of lanes 0 to 3.
-__device__ __forceinline__ void transpose_quad(u32 (&x)[4], int lane) {
-    const bool odd = lane & 1, upper = lane & 2;
-#pragma unroll
-    for (int r = 0; r < 4; r += 2) {
-        const u32 got = __shfl_xor_sync(0xffffffffu, odd ? x[r] : x[r + 1], 1);
-        x[r] = odd ? got : x[r], x[r + 1] = odd ? x[r + 1] : got;
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const u32 got = __shfl_xor_sync(0xffffffffu, upper ? x[r] : x[r + 2], 2);
-        x[r] = upper ? got : x[r], x[r + 2] = upper ? x[r + 2] : got;
     }
 }
 

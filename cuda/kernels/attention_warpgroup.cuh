@@ -19,6 +19,15 @@ struct Work {
     int b, h, i0, queries, keys, first, count;
 };
 
+// Finds the lengths and the tiles of keys of a unit whose queries are known.
+template <typename S> __device__ __forceinline__ void find_keys(Work& work, const Sizes& n) {
+    work.queries = n.lengths_q[work.b], work.keys = n.lengths_k[work.b];
+    const int last = min(work.i0 + S::QUERIES, work.queries) - 1;
+    const int begin = visible(work.i0, work.queries, work.keys, n.causal, n.window).begin / S::KEYS;
+    const int end = last < work.i0 ? 0 : visible(last, work.queries, work.keys, n.causal, n.window).end;
+    work.first = begin, work.count = max(0, (end + S::KEYS - 1) / S::KEYS - begin);
+}
+
 // Heads come in sections whose K and V fit the L2 cache; in a section the queries that see most keys come first.
 template <typename S> __device__ __forceinline__ Work work_at(int index, const Sizes& n) {
     const int tiles = (n.seq_q + S::QUERIES - 1) / S::QUERIES, heads = n.batch * n.heads_q;
@@ -26,11 +35,7 @@ template <typename S> __device__ __forceinline__ Work work_at(int index, const S
     const int rest = index - start * tiles, bh = start + rest % wide;
     Work work;
     work.b = bh / n.heads_q, work.h = bh % n.heads_q, work.i0 = (tiles - 1 - rest / wide) * S::QUERIES;
-    work.queries = n.lengths_q[work.b], work.keys = n.lengths_k[work.b];
-    const int last = min(work.i0 + S::QUERIES, work.queries) - 1;
-    const int begin = visible(work.i0, work.queries, work.keys, n.causal, n.window).begin / S::KEYS;
-    const int end = last < work.i0 ? 0 : visible(last, work.queries, work.keys, n.causal, n.window).end;
-    work.first = begin, work.count = max(0, (end + S::KEYS - 1) / S::KEYS - begin);
+    find_keys<S>(work, n);
     return work;
 }
 

@@ -99,12 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // Exclusive sum over the block's threads in thread order; `total` gets the sum of all. `partial` holds 8 words.
 __device__ __forceinline__ u32 block_exclusive_sum(u32 x, u32* partial, u32& total) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    u32 sum = x;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-        const u32 left = __shfl_up_sync(ALL, sum, offset);
-        if (lane >= offset) sum += left;
-    }
+    const u32 sum = warp_sum_so_far(x);
     if (lane == 31) partial[warp] = sum;
     __syncthreads();
     u32 before = 0;

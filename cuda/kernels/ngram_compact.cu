@@ -107,11 +107,7 @@ extern "C" __global__ void __launch_bounds__(1024) scan_tiles(u32* __restrict__ 
     for (i64 start = 0; start < tiles; start += blockDim.x) {
         const i64 at = start + threadIdx.x;
         const u32 own = at < tiles ? tile_starts[at] : 0u;
-        u32 sum = own;
-        for (int offset = 1; offset < 32; offset *= 2) {
-            const u32 left = __shfl_up_sync(0xffffffffu, sum, offset);
-            if (lane >= offset) sum += left;
-        }
+        const u32 sum = warp_sum_so_far(own);
         if (lane == 31) warp_sums[warp] = sum;
         __syncthreads();
         u32 before = carry, total = 0;

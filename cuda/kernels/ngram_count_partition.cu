@@ -122,11 +122,7 @@ __device__ void histogram(const u32* __restrict__ tokens, u32* __restrict__ tota
 // Exclusive sum over the block's threads, in thread order. `partial` holds a word a warp.
 __device__ __forceinline__ u32 block_exclusive_sum(u32 x, u32* partial) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    u32 sum = x;
-    for (int offset = 1; offset < 32; offset *= 2) {
-        const u32 left = __shfl_up_sync(0xffffffffu, sum, offset);
-        if (lane >= offset) sum += left;
-    }
+    const u32 sum = warp_sum_so_far(x);
     if (lane == 31) partial[warp] = sum;
     __syncthreads();
     u32 before = 0;

@@ -34,3 +34,14 @@ __device__ __forceinline__ bool fresh(bool flag) {
     asm volatile("mov.u32 %0, %0;" : "+r"(value));
     return value != 0;
 }
+
+// The sum of a lane's value and those of the lanes before it.
+template <typename N> __device__ __forceinline__ N warp_sum_so_far(N x) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+        const N before = __shfl_up_sync(0xffffffffu, x, offset);
+        if (lane >= offset) x += before;
+    }
+    return x;
+}

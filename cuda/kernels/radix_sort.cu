@@ -38,11 +38,7 @@ __device__ void count(const Key* __restrict__ keys, u32* __restrict__ counts, i6
 // Exclusive sum over the block's threads, in thread order; `total` gets the sum of all. `partial` holds 32 words.
 __device__ __forceinline__ u32 block_exclusive_sum(u32 x, u32* partial, u32& total) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    u32 sum = x;
-    for (int offset = 1; offset < 32; offset *= 2) {
-        const u32 left = __shfl_up_sync(0xffffffffu, sum, offset);
-        if (lane >= offset) sum += left;
-    }
+    const u32 sum = warp_sum_so_far(x);
     if (lane == 31) partial[warp] = sum;
     __syncthreads();
     u32 before = 0;

@@ -13,20 +13,6 @@ __device__ __forceinline__ u32 packed(float low, float high) {
 __device__ __forceinline__ float2 unpacked(u32 pair) {
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }
-// Of the four lanes of a quad, lane q gets word q of each.
-__device__ __forceinline__ uint4 exchanged(u32 (&r)[4], int q) {
-#pragma unroll
-    for (int bit = 1; bit < 4; bit *= 2)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (i & bit) continue;
-            const bool high = q & bit;
-            const u32 got = __shfl_xor_sync(0xffffffffu, high ? r[i] : r[i + bit], bit);
-            r[i] = high ? got : r[i];
-            r[i + bit] = high ? r[i + bit] : got;
-        }
-    return make_uint4(r[0], r[1], r[2], r[3]);
-}
 
 struct Problem {
     const bf16 *x, *b, *c;    // [batch, seq_len, heads, head_dim]; [batch, seq_len, groups, state] twice
@@ -134,12 +120,7 @@ template <int PANEL, int COPIES> struct Walk {
     __device__ __forceinline__ void sum_decays() {
         if (warp > 0) return;
         const float first = step0 * rate, pair = first + step1 * rate;
-        float sum = pair;
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-            const float before = __shfl_up_sync(0xffffffffu, sum, offset);
-            if (lane >= offset) sum += before;
-        }
+        const float sum = warp_sum_so_far(pair);
         const float end = __shfl_sync(0xffffffffu, sum, 31), start = sum - pair + first;
         *(float2*)(decayed + lane * 2) = make_float2(start, sum);
         *(float2*)(weight + lane * 2) = make_float2(step0, step1);
@@ -167,6 +148,24 @@ template <int PANEL, int COPIES> struct Walk {
             b = packed(bs.x * exp2_fast(-sum.x), bs.y * exp2_fast(-sum.y));
         }
         if (first > 0) *(float2*)(decayed + n) = make_float2(exp2_fast(sum.x), exp2_fast(sum.y));
+    }
+    // Scores of step t (v[0], v[1]) and t + 8 with steps s and s + 1, of which the logarithms so far are low and high: decayed
+    // and weighed by dt.
+    __device__ __forceinline__ void decay_scores(float (&v)[4], int s, float low, float high) const {
+        const float2 since = *(const float2*)(decayed + s), by = *(const float2*)(weight + s);
+        v[0] *= by.x * exp2_fast(low - since.x);
+        v[1] *= by.y * exp2_fast(low - since.y);
+        v[2] *= by.x * exp2_fast(high - since.x);
+        v[3] *= by.y * exp2_fast(high - since.y);
+    }
+    // x^T of steps 16 k on, by what is left of each step at the chunk's end.
+    __device__ __forceinline__ void weigh(u32 (&xs)[4], int k) const {
+        if (gated) return;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float2 by = *(const float2*)(kept + k * 16 + i / 2 * 8 + q * 2), x = unpacked(xs[i]);
+            xs[i] = packed(x.x * by.x, x.y * by.y);
+        }
     }
     __device__ __forceinline__ void decay_all(float decay) {
 #pragma unroll

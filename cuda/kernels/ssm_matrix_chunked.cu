@@ -73,13 +73,7 @@ struct Chunks : Walk<STATE, 2> {
             if (n / 2 > strip) break;
             const int s = n * 8 + q * 2;
             float(&v)[4] = scores[n];
-            if (!gated) {
-                const float2 since = *(const float2*)(decayed + s), by = *(const float2*)(weight + s);
-                v[0] *= by.x * exp2_fast(low - since.x);
-                v[1] *= by.y * exp2_fast(low - since.y);
-                v[2] *= by.x * exp2_fast(high - since.x);
-                v[3] *= by.y * exp2_fast(high - since.y);
-            }
+            if (!gated) decay_scores(v, s, low, high);
             char* const to = memory + SCORES + chunk_at<CHUNK>(t, n * 8) + q * 4;
             *(u32*)to = packed(s <= t ? v[0] : 0.f, s < t ? v[1] : 0.f);
             *(u32*)(to + 8 * CHUNK * 2) = packed(s <= t + 8 ? v[2] : 0.f, s < t + 8 ? v[3] : 0.f);
@@ -140,9 +134,9 @@ struct Chunks : Walk<STATE, 2> {
                 const float* const v = sums[m][i % 2] + i / 2 * 2;
                 out[i] = packed(fmaf(skip, x.x, v[0] * p.scale), fmaf(skip, x.y, v[1] * p.scale));
             }
-            const uint4 words = exchanged(out, q);
+            transpose_quad(out, lane);
             const int t = from + m * 16 + row + q / 2 * 8, column = warp * 16 + q % 2 * 8;
-            if (t < length && column < width) __stcs((uint4*)(p.y + x_at + t * x_stride + column), words);
+            if (t < length && column < width) __stcs((uint4*)(p.y + x_at + t * x_stride + column), make_uint4(out[0], out[1], out[2], out[3]));
         }
     }
     // The state after the chunk: the transposed load of x that served as B operand above is the A operand here.
@@ -152,13 +146,7 @@ struct Chunks : Walk<STATE, 2> {
         for (int k = 0; k < 4; ++k) {
             u32 xs[4];
             load_transposed(xs, fragment<WIDTH>(base + X_TILE, by_value, k * 16, warp * 16));
-            if (!gated) {
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const float2 by = *(const float2*)(kept + k * 16 + i / 2 * 8 + q * 2), x = unpacked(xs[i]);
-                    xs[i] = packed(x.x * by.x, x.y * by.y);
-                }
-            }
+            weigh(xs, k);
 #pragma unroll
             for (int n = 0; n < STATE / 16; ++n) {
                 u32 columns[4];

@@ -90,13 +90,7 @@ struct Group : Walk<PANEL, 8> {
         for (int n = 0; n < CHUNK / 8; ++n) {
             const int s = n * 8 + q * 2;
             float v[4] = {scores[n * 4], scores[n * 4 + 1], scores[n * 4 + 2], scores[n * 4 + 3]};
-            if (!gated && n / 2 <= warp) {
-                const float2 since = *(const float2*)(decayed + s), by = *(const float2*)(weight + s);
-                v[0] *= by.x * exp2_fast(low - since.x);
-                v[1] *= by.y * exp2_fast(low - since.y);
-                v[2] *= by.x * exp2_fast(high - since.x);
-                v[3] *= by.y * exp2_fast(high - since.y);
-            }
+            if (!gated && n / 2 <= warp) decay_scores(v, s, low, high);
             *(u32*)(to + chunk_at<CHUNK>(t, n * 8)) = packed(s <= t ? v[0] : 0.f, s < t ? v[1] : 0.f);
             *(u32*)(to + chunk_at<CHUNK>(t + 8, n * 8)) = packed(s <= t + 8 ? v[2] : 0.f, s < t + 8 ? v[3] : 0.f);
         }
@@ -110,15 +104,6 @@ struct Group : Walk<PANEL, 8> {
             sums[n * 4 + 1] *= by.y;
             sums[n * 4 + 2] *= by.x;
             sums[n * 4 + 3] *= by.y;
-        }
-    }
-    // x^T by what is left of each step at the chunk's end.
-    __device__ __forceinline__ void weigh(u32 (&xs)[4], int k) const {
-        if (gated) return;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float2 by = *(const float2*)(kept + k * 16 + i / 2 * 8 + q * 2), x = unpacked(xs[i]);
-            xs[i] = packed(x.x * by.x, x.y * by.y);
         }
     }
     // y = scale * sums + d * x; a warp turns its 16 channels over where its part of x was, then stores 16 bytes a lane.

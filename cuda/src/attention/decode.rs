@@ -43,6 +43,26 @@ impl Buffers {
             page_shift: if paged { p.page_size.trailing_zeros() as i32 } else { 0 },
         }
     }
+
+    /// What kernels on tensor cores take that combine their blocks' parts, of which there is room for `parts`, in the
+    /// block that counts last by one of `counts` counters.
+    fn combined(&self, plan: &mut Plan, p: &Params, parts: usize, counts: usize) -> [Arg; 9] {
+        let sums = plan.scratch("sums", DType::F32, &[parts, p.heads_q, p.head_dim]);
+        let stats = plan.scratch("stats", DType::F32, &[parts, p.heads_q, 2]);
+        // Zero before a run and after it: who counts last sets it back.
+        let counters = plan.table("counters", Tensor::new(&[counts], Data::U32(vec![0; counts])));
+        [
+            self.table.into(),
+            self.lengths.into(),
+            sums.into(),
+            stats.into(),
+            counters.into(),
+            self.o.into(),
+            self.lse.into(),
+            Arg::I32(p.head_dim as i32),
+            Arg::I32(p.batch as i32),
+        ]
+    }
 }
 
 /// One block a query head. An 8-bit cache becomes one of f32 before.
@@ -189,22 +209,10 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
 
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
-    let sums = plan.scratch("sums", DType::F32, &[splits, p.batch, p.heads_q, p.head_dim]);
-    let stats = plan.scratch("stats", DType::F32, &[splits, p.batch, p.heads_q, 2]);
-    // Zero before a run and after it: who counts last sets it back.
-    let counters = plan.table("counters", Tensor::new(&[tiles], Data::U32(vec![0; tiles])));
     let mut args: Vec<Arg> = vec![at.q.into(), at.k.into(), at.v.into()];
     args.extend(at.scales.into_iter().flatten().map(Arg::from));
+    args.extend(at.combined(&mut plan, &p, splits * p.batch, tiles));
     args.extend([
-        at.table.into(),
-        at.lengths.into(),
-        sums.into(),
-        stats.into(),
-        counters.into(),
-        at.o.into(),
-        at.lse.into(),
-        Arg::I32(p.head_dim as i32),
-        Arg::I32(p.batch as i32),
         p.seq_k.into(),
         Arg::I32(p.heads_q as i32),
         Arg::I32(p.heads_kv as i32),
@@ -251,24 +259,10 @@ pub(super) fn persistent(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     // The two halves of a row are copied one after the other: fetched together, they would be fetched twice.
     let map = TensorMap { fetch: Fetch::Bytes128, ..head_tensor(shape, rows) };
     let maps = [plan.tensor_map(at.k, map.clone())?, plan.tensor_map(at.v, map)?];
-    let places = parts + p.batch;
-    let sums = plan.scratch("sums", DType::F32, &[places, p.heads_q, p.head_dim]);
-    let stats = plan.scratch("stats", DType::F32, &[places, p.heads_q, 2]);
-    // Zero before a run and after it: who counts last sets it back.
-    let counts = p.batch * groups;
-    let counters = plan.table("counters", Tensor::new(&[counts], Data::U32(vec![0; counts])));
     let mut args: Vec<Arg> = maps.map(Arg::from).to_vec();
+    args.push(at.q.into());
+    args.extend(at.combined(&mut plan, &p, parts + p.batch, p.batch * groups));
     args.extend([
-        at.q.into(),
-        at.table.into(),
-        at.lengths.into(),
-        sums.into(),
-        stats.into(),
-        counters.into(),
-        at.o.into(),
-        at.lse.into(),
-        Arg::I32(p.head_dim as i32),
-        Arg::I32(p.batch as i32),
         Arg::I32(p.heads_q as i32),
         Arg::I32(p.heads_kv as i32),
         at.pages.into(),
