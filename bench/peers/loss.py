@@ -1,24 +1,52 @@
 #!/usr/bin/env python3
 """PyTorch's softmax and cross entropy on our quick and full cases, eager and compiled; run as pytorch.py is."""
 
+from unittest import mock
+
 import pytorch
 import torch
 import torch.nn.functional as F
 from pytorch import DTYPES, NotThisCase, compiled, normal, relative_rms
 
 
-def liger(x, targets, weights, few, exact):
-    """Liger's kernel writes the gradient over the logits: each run is of the one before, which takes as long."""
+def liger_launch(x, targets):
+    """Liger's kernel as it launches it: its losses, and what runs it again. The sums over targets that it takes before,
+    and waits for, are left out. Where `x` asks for a gradient, the kernel writes it over the logits: each run is of the
+    one before, which takes as long."""
+    from liger_kernel.ops import cross_entropy
+
+    launches, kernel = [], cross_entropy.liger_cross_entropy_kernel
+
+    def launcher(_, grid):
+        return lambda **given: launches.append(lambda: kernel[grid](**given))
+
+    with mock.patch.object(cross_entropy, "liger_cross_entropy_kernel", mock.MagicMock(__getitem__=launcher)):
+        losses = cross_entropy.cross_entropy_forward(x, targets[: len(x)], None, -100, 0.0, 0.0, "none", None, False)[0]
+    launches[0]()
+    return losses, launches[0]
+
+
+def liger(op, x, targets, weights, few, exact):
+    """Liger's kernel for an operation; its gradient is of the losses' sum, ours of a weighted one."""
     try:
-        from liger_kernel.ops.cross_entropy import cross_entropy_forward
+        from liger_kernel.ops.softmax import _softmax_forward as softmax
     except ImportError as missing:
         print(f"liger is left out: {missing}")
         return
-    call = lambda x: cross_entropy_forward(x, targets[: len(x)], None, -100, 0.0, 0.0, "none", None, False)[-1]
-    error = lambda: relative_rms(call(x[few].clone().requires_grad_()) * weights[few, None].to(x.dtype), exact())
-    scratch = x.clone().requires_grad_()  # else it leaves the gradient out
-    run = lambda: call(scratch)
-    run.synchronizes = True  # it asks the device how many targets count
+    if op == "loss.softmax":
+        run = lambda: softmax(x)
+        error = lambda: relative_rms(run()[0][few], exact())
+    elif op == "loss.cross_entropy":
+        losses, run = liger_launch(x, targets)
+        error = lambda: relative_rms(losses[few], exact())
+    else:
+        run = liger_launch(x.clone().requires_grad_(), targets)[1]
+
+        def error():
+            gradient = x[few].clone().requires_grad_()
+            liger_launch(gradient, targets)
+            return relative_rms(gradient.detach() * weights[few, None].to(x.dtype), exact())
+
     yield "peer:liger", run, error
 
 
@@ -47,11 +75,12 @@ def loss_peers(op, p):
             call = lambda function=function: gradient(function, x)
             call.synchronizes = True  # autograd runs on a thread of its own, outside a graph's stream
             yield name, call, lambda call=call: relative_rms(call()[few], exact())
-        yield from liger(x.detach(), targets, weights, few, exact)
+        yield from liger(op, x.detach(), targets, weights, few, exact)
         return
     for name, function in (("eager", run), ("compile", compiled(run))):
         call = lambda function=function: function(x)
         yield name, call, lambda call=call: relative_rms(call()[few], run(x[few].double()))
+    yield from liger(op, x, targets, weights, few, lambda: run(x[few].double()))
 
 
 if __name__ == "__main__":
