@@ -131,9 +131,9 @@ fn introduce(runner: &Runner) {
             device.compute,
             device.driver,
             device.limits.as_ref().map_or(String::new(), |limits| format!(
-                "; measured copy {:.2} TB/s, bf16 mma.sync {:.0} TFLOP/s",
+                "; measured copy {:.2} TB/s, bf16 matrix products {:.0} TFLOP/s",
                 limits.copy_bytes_per_s * 1e-12,
-                limits.matrix_flops_per_s * 1e-12
+                limits.products_per_s(false) * 1e-12
             ))
         ),
         (Err(reason), _) => println!("GPU: {reason}; CUDA variants will not be run"),

@@ -55,10 +55,26 @@ pub struct Limits {
     pub f32_flops_per_s: f64,
     /// bf16 matrix products through mma.sync, operations per second.
     pub matrix_flops_per_s: f64,
+    /// bf16 matrix products through wgmma, operations per second; of devices that have it, and not of records made
+    /// before December 2026.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wgmma_flops_per_s: Option<f64>,
+    /// Matrix products of 8-bit floats (e4m3) through wgmma, operations per second; likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wgmma_e4m3_flops_per_s: Option<f64>,
     /// Base-2 exponentials per second.
     pub exp2_per_s: f64,
     /// Scattered f32 atomic additions per second over a 256 MiB array.
     pub atomics_per_s: f64,
+}
+
+impl Limits {
+    /// The rate of matrix products by the fastest instruction that was measured: of 8-bit floats or wider ones. Where
+    /// that of 8 bits is not known, neither is their limit, and the rate of bf16 stands for it.
+    pub fn products_per_s(&self, eight_bit: bool) -> f64 {
+        let wide = self.wgmma_flops_per_s.unwrap_or(0.0).max(self.matrix_flops_per_s);
+        self.wgmma_e4m3_flops_per_s.filter(|_| eight_bit).unwrap_or(wide)
+    }
 }
 
 impl Environment {
@@ -97,6 +113,8 @@ impl Environment {
                 copy_bytes_per_s: measured.copy_bytes_per_s,
                 f32_flops_per_s: measured.f32_flops_per_s,
                 matrix_flops_per_s: measured.matrix_flops_per_s,
+                wgmma_flops_per_s: measured.wgmma_flops_per_s,
+                wgmma_e4m3_flops_per_s: measured.wgmma_e4m3_flops_per_s,
                 exp2_per_s: measured.exp2_per_s,
                 atomics_per_s: measured.atomics_per_s,
             }),

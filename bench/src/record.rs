@@ -99,6 +99,9 @@ pub struct WorkRecord {
     pub item_unit: String,
     /// Whether tensor cores can do the flops.
     pub matrix: bool,
+    /// Whether those are products of 8-bit floats.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eight_bit: bool,
 }
 
 /// What came of a case. A wrong result cannot carry a time.

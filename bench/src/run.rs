@@ -383,7 +383,7 @@ fn reference_outcome(problem: &Problem, task: Task) -> Outcome {
 
 impl WorkRecord {
     fn new(work: &Work, unit: &str) -> Self {
-        let Work { flops, bytes, items, matrix } = *work;
-        Self { flops, bytes, items, item_unit: unit.to_string(), matrix }
+        let Work { flops, bytes, items, matrix, eight_bit } = *work;
+        Self { flops, bytes, items, item_unit: unit.to_string(), matrix, eight_bit }
     }
 }

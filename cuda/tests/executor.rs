@@ -83,6 +83,11 @@ fn limits_are_plausible(gpu: &Gpu) -> Result<(), Failed> {
     println!("{:?}\n{limits:?}", gpu.properties());
     assert!(limits.copy_bytes_per_s > 5e10, "{limits:?}");
     assert!(limits.matrix_flops_per_s > limits.f32_flops_per_s, "{limits:?}");
+    let wgmma = [limits.wgmma_flops_per_s, limits.wgmma_e4m3_flops_per_s];
+    assert_eq!(wgmma.map(|rate| rate.is_some()), [gpu.properties().compute == (9, 0); 2]);
+    if let [Some(wide), Some(e4m3)] = wgmma {
+        assert!(wide > limits.matrix_flops_per_s && e4m3 > wide, "{limits:?}");
+    }
     assert!(limits.f32_flops_per_s > limits.exp2_per_s, "{limits:?}");
     assert!(limits.atomics_per_s > 1e8, "{limits:?}");
     Ok(())

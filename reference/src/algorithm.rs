@@ -21,6 +21,8 @@ pub struct Work {
     pub items: f64,
     /// Whether the flops are matrix products that tensor cores can do.
     pub matrix: bool,
+    /// Whether those are products of 8-bit floats, for which tensor cores have another rate.
+    pub eight_bit: bool,
 }
 
 /// One operation: typed parameters, inputs, the naive f64 reference with its error model, and the work.

@@ -99,7 +99,13 @@ impl Params {
     /// flops = two for each logit (take off the maximum, add up).
     fn work(&self, bytes: usize) -> Work {
         let logits = (self.rows * self.vocab) as f64;
-        Work { flops: 2.0 * logits, bytes: bytes as f64, items: self.rows as f64, matrix: false }
+        Work {
+            flops: 2.0 * logits,
+            bytes: bytes as f64,
+            items: self.rows as f64,
+            matrix: false,
+            eight_bit: false,
+        }
     }
 }
 

@@ -294,6 +294,7 @@ impl Layer {
             bytes: (inputs.bytes() + outputs * self.dtype.bytes()) as f64,
             items: steps,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

@@ -209,7 +209,8 @@ pub fn is_peer(variant: &str) -> bool {
 
 /// The least time the limits permit: the longer of moving the bytes and doing the operations.
 pub fn floor_ns(work: &WorkRecord, limits: &Limits) -> Option<f64> {
-    let rate = if work.matrix { limits.matrix_flops_per_s } else { limits.f32_flops_per_s };
+    let rate =
+        if work.matrix { limits.products_per_s(work.eight_bit) } else { limits.f32_flops_per_s };
     let time =
         |amount: f64, per_s: f64| (amount > 0.0 && per_s > 0.0).then_some(amount / per_s * 1e9);
     let bounds = [time(work.bytes, limits.copy_bytes_per_s), time(work.flops, rate)];
@@ -309,6 +310,12 @@ mod tests {
         assert_eq!(floor_ns(&work(1e10, 1e9, false), &limits), Some(1e6));
         assert_eq!(floor_ns(&work(1e11, 1e9, false), &limits), Some(1e7));
         assert_eq!(floor_ns(&work(1e11, 1e9, true), &limits), Some(1e6));
+        let wgmma = Limits { wgmma_flops_per_s: Some(2e14), ..limits.clone() };
+        assert_eq!(floor_ns(&work(1e12, 1e9, true), &wgmma), Some(5e6));
+        let eight_bit = WorkRecord { eight_bit: true, ..work(1e12, 1e9, true) };
+        assert_eq!(floor_ns(&eight_bit, &wgmma), Some(5e6));
+        let all = Limits { wgmma_e4m3_flops_per_s: Some(4e14), ..wgmma };
+        assert_eq!(floor_ns(&eight_bit, &all), Some(2.5e6));
         assert_eq!(floor_ns(&work(0.0, 0.0, true), &limits), None);
         assert_eq!(floor_ns(&work(1.0, 1.0, true), &Limits::default()), None);
     }

@@ -83,19 +83,16 @@ fn device_facts(device: &Device) -> Vec<(String, String)> {
 
 fn limit_facts(limits: &Limits) -> Vec<(&'static str, Option<String>)> {
     let rate = |per_s: f64, text: String| (per_s > 0.0).then_some(text);
+    let flops = |per_s: f64| rate(per_s, units::flops(per_s) + " TFLOP/s");
     vec![
         (
             "measured copy bandwidth",
             rate(limits.copy_bytes_per_s, units::bandwidth(limits.copy_bytes_per_s) + " GB/s"),
         ),
-        (
-            "measured f32 rate",
-            rate(limits.f32_flops_per_s, units::flops(limits.f32_flops_per_s) + " TFLOP/s"),
-        ),
-        (
-            "measured matrix rate (bf16)",
-            rate(limits.matrix_flops_per_s, units::flops(limits.matrix_flops_per_s) + " TFLOP/s"),
-        ),
+        ("measured f32 rate", flops(limits.f32_flops_per_s)),
+        ("measured matrix rate (bf16, mma.sync)", flops(limits.matrix_flops_per_s)),
+        ("measured matrix rate (bf16, wgmma)", limits.wgmma_flops_per_s.and_then(flops)),
+        ("measured matrix rate (e4m3, wgmma)", limits.wgmma_e4m3_flops_per_s.and_then(flops)),
         ("measured exponentials", rate(limits.exp2_per_s, units::items(limits.exp2_per_s, "exp2"))),
         (
             "measured scattered atomics",

@@ -13,6 +13,10 @@ pub struct Limits {
     pub f32_flops_per_s: f64,
     /// bf16 matrix operations per second through mma.sync.
     pub matrix_flops_per_s: f64,
+    /// bf16 matrix operations per second through wgmma, where the device has it.
+    pub wgmma_flops_per_s: Option<f64>,
+    /// The same of 8-bit floats, e4m3.
+    pub wgmma_e4m3_flops_per_s: Option<f64>,
     /// Base-2 exponentials per second.
     pub exp2_per_s: f64,
     /// Scattered f32 atomic additions per second over 256 MiB.
@@ -44,8 +48,25 @@ impl Gpu {
             exp2_per_s: rate("exp2_f32", 1024, CHAINS)?,
             // One m16n8k16 product is 4096 operations, shared by the 32 threads of a warp.
             matrix_flops_per_s: rate("matrix_bf16", 4096, CHAINS * 4096.0 / 32.0)?,
+            wgmma_flops_per_s: self.warpgroup_rate("products_bf16", 16)?,
+            wgmma_e4m3_flops_per_s: self.warpgroup_rate("products_e4m3", 32)?,
             atomics_per_s: self.atomic_rate(blocks)?,
         })
+    }
+
+    /// The rate of the products of 64 by 128 by `depth` values that a warpgroup does four of a round.
+    fn warpgroup_rate(&self, symbol: &str, depth: usize) -> anyhow::Result<Option<f64>> {
+        if self.properties().compute != (9, 0) {
+            return Ok(None);
+        }
+        let (blocks, rounds) = (self.properties().multiprocessors * 2, 1024);
+        let mut plan = Plan::new();
+        let sink = plan.output("sink", DType::F32, &[blocks * THREADS]);
+        let args = [sink.into(), Arg::I32(rounds)];
+        plan.launch("limits_warpgroup", symbol, [blocks, 1, 1], [THREADS, 1, 1], 0, &args);
+        let warpgroups = (blocks * THREADS / 128) as f64;
+        let flops = warpgroups * f64::from(rounds) * 4.0 * (2 * 64 * 128 * depth) as f64;
+        Ok(Some(flops / self.best_s(&plan)?))
     }
 
     fn copy_rate(&self) -> anyhow::Result<f64> {

@@ -187,6 +187,7 @@ impl Algorithm for Backward {
             bytes: (inputs.bytes() + gradients) as f64,
             items: (p.batch * p.seq_q) as f64,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

@@ -227,6 +227,7 @@ impl Algorithm for Decode {
                 + (2.0 * value + 4.0) * (p.batch * p.heads_q) as f64,
             items: p.batch as f64,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

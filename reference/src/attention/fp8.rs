@@ -213,6 +213,7 @@ impl Algorithm for Fp8 {
     /// read once, o and lse written once; `items`: valid queries.
     fn work(p: &Params, inputs: &Tensors) -> Work {
         let mut work = forward::work(&p.problem(), 1, inputs);
+        work.eight_bit = true;
         let scales = ["q_scale", "k_scale", "v_scale"].map(|name| inputs.tensor(name).bytes());
         work.bytes += scales.iter().sum::<usize>() as f64;
         work

@@ -135,6 +135,7 @@ impl Algorithm for ChainBackward {
             bytes: (2 * inputs.bytes() - inputs.tensor("d_output").bytes()) as f64,
             items: rows * params.layers as f64,
             matrix: dense > 0.0,
+            eight_bit: false,
         }
     }
 }

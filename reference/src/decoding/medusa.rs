@@ -228,6 +228,7 @@ impl Algorithm for Medusa {
                 + 4.0 * p.candidates().iter().product::<usize>() as f64,
             items: (p.heads * p.tokens) as f64,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

@@ -250,6 +250,7 @@ impl Algorithm for Mtp {
             bytes: (inputs.bytes() - skipped + losses) as f64,
             items: all,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

@@ -214,6 +214,7 @@ impl Algorithm for TreeAttention {
             bytes: value * (2.0 * p.heads_kv as f64 * keys + 2.0 * rows) + 4.0 * rows,
             items: (p.batch * p.nodes) as f64,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

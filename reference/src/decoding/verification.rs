@@ -256,6 +256,7 @@ impl Algorithm for Verification {
             bytes: 4.0 * (p.per_node() as f64 + emb + cache + tree),
             items: nodes,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

@@ -96,6 +96,7 @@ impl Algorithm for Backward {
             bytes: (inputs.bytes() + params.vocab * params.dim * DType::F32.bytes()) as f64,
             items: params.tokens as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

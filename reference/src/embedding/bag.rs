@@ -182,6 +182,7 @@ impl Algorithm for Bag {
             bytes: bytes as f64,
             items: indices.len() as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

@@ -106,6 +106,7 @@ impl Algorithm for Gather {
             bytes: bytes as f64,
             items: params.tokens as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

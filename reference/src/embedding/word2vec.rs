@@ -187,6 +187,7 @@ impl Algorithm for Word2Vec {
             bytes: (inputs.bytes() + 2 * elements * 4 + 4) as f64,
             items: params.batch as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

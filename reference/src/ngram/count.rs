@@ -109,6 +109,7 @@ impl Algorithm for Count {
             bytes: (4 * p.tokens + 12 * p.capacity() + 8) as f64,
             items: p.tokens as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 

@@ -152,7 +152,13 @@ impl Algorithm for Score {
     }
 
     fn work(p: &ScoreParams, _: &Tensors) -> Work {
-        Work { flops: 0.0, bytes: 12.0 * p.tokens as f64, items: p.tokens as f64, matrix: false }
+        Work {
+            flops: 0.0,
+            bytes: 12.0 * p.tokens as f64,
+            items: p.tokens as f64,
+            matrix: false,
+            eight_bit: false,
+        }
     }
 }
 

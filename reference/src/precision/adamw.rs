@@ -210,7 +210,7 @@ pub(super) fn work(dtype: DType, inputs: &Tensors, outputs: usize, flops: f64) -
     let weights = if dtype == DType::F32 { 0 } else { dtype.bytes() };
     let bytes = inputs.bytes() + total * (outputs * DType::F32.bytes() + weights);
     let n = total as f64;
-    Work { flops: flops * n, bytes: bytes as f64, items: n, matrix: false }
+    Work { flops: flops * n, bytes: bytes as f64, items: n, matrix: false, eight_bit: false }
 }
 
 #[cfg(test)]

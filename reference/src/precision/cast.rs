@@ -170,6 +170,12 @@ impl Algorithm for Cast {
     /// bytes = input + output, and four an element of uniform bits; no flops; items = numbers.
     fn work(params: &Params, inputs: &Tensors) -> Work {
         let bytes = inputs.bytes() + params.elements * params.to.dtype().bytes();
-        Work { flops: 0.0, bytes: bytes as f64, items: params.elements as f64, matrix: false }
+        Work {
+            flops: 0.0,
+            bytes: bytes as f64,
+            items: params.elements as f64,
+            matrix: false,
+            eight_bit: false,
+        }
     }
 }

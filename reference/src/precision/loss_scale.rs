@@ -144,7 +144,13 @@ impl Algorithm for LossScale {
     fn work(params: &Params, inputs: &Tensors) -> Work {
         let n = params.elements;
         let bytes = inputs.bytes() + n * DType::F32.bytes() + 12;
-        Work { flops: n as f64, bytes: bytes as f64, items: n as f64, matrix: false }
+        Work {
+            flops: n as f64,
+            bytes: bytes as f64,
+            items: n as f64,
+            matrix: false,
+            eight_bit: false,
+        }
     }
 }
 

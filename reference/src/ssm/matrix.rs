@@ -63,6 +63,7 @@ impl Sizes {
             bytes: (inputs.bytes() + (values + states) * dtype.bytes()) as f64,
             items: (self.batch * self.seq_len) as f64,
             matrix: dtype != DType::F32,
+            eight_bit: false,
         }
     }
 }

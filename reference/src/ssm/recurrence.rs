@@ -245,6 +245,7 @@ impl Algorithm for Recurrence {
             bytes: (inputs.bytes() + numbers * params.parts() * params.dtype.bytes()) as f64,
             items: (params.batch * params.seq_len) as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

@@ -123,6 +123,7 @@ impl Algorithm for RecurrenceBackward {
             bytes: (inputs.bytes() + outputs) as f64,
             items: (params.batch * params.seq_len) as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

@@ -146,6 +146,7 @@ impl Algorithm for S4d {
             bytes: (inputs.bytes() + steps * 4) as f64,
             items: (params.batch * params.seq_len) as f64,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

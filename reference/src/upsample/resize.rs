@@ -87,6 +87,7 @@ impl Params {
             bytes: (input + output) * self.dtype.bytes() as f64,
             items: output,
             matrix: false,
+            eight_bit: false,
         }
     }
 }

@@ -47,7 +47,7 @@ impl Params {
     fn work(&self) -> Work {
         let elements = self.large().iter().product::<usize>() as f64;
         let bytes = 2.0 * elements * self.dtype.bytes() as f64;
-        Work { flops: 0.0, bytes, items: elements, matrix: false }
+        Work { flops: 0.0, bytes, items: elements, matrix: false, eight_bit: false }
     }
 }
 

@@ -185,6 +185,7 @@ impl Algorithm for Forward {
             bytes: params.bytes(),
             items: params.output().iter().product::<usize>() as f64,
             matrix: true,
+            eight_bit: false,
         }
     }
 }
@@ -242,6 +243,7 @@ impl Algorithm for Backward {
             bytes: 2.0 * params.bytes() - once,
             items: pixels,
             matrix: true,
+            eight_bit: false,
         }
     }
 }

@@ -87,7 +87,13 @@ impl Params {
         let elements = |shape: [usize; 4]| shape.iter().product::<usize>();
         let (small, large) = (elements(self.small()), elements(self.large()));
         let bytes = (small + large) * self.dtype.bytes() + small * DType::I64.bytes();
-        Work { flops: 0.0, bytes: bytes as f64, items: large as f64, matrix: false }
+        Work {
+            flops: 0.0,
+            bytes: bytes as f64,
+            items: large as f64,
+            matrix: false,
+            eight_bit: false,
+        }
     }
 }
 
@@ -196,7 +202,13 @@ impl Algorithm for UnpoolBackward {
     fn work(params: &Params, _inputs: &Tensors) -> Work {
         let small = params.small().iter().product::<usize>();
         let bytes = small * (2 * params.dtype.bytes() + DType::I64.bytes());
-        Work { flops: 0.0, bytes: bytes as f64, items: small as f64, matrix: false }
+        Work {
+            flops: 0.0,
+            bytes: bytes as f64,
+            items: small as f64,
+            matrix: false,
+            eight_bit: false,
+        }
     }
 }
 

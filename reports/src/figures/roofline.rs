@@ -97,6 +97,22 @@ fn limits(row: &Row<'_>) -> Option<Limits> {
     (limits.copy_bytes_per_s > 0.0 && limits.f32_flops_per_s > 0.0).then_some(limits)
 }
 
+/// The rates of arithmetic that bound some of this work, by name.
+fn roofs(works: impl Iterator<Item = WorkRecord>, limits: &Limits) -> Vec<(&'static str, f64)> {
+    let wide = if limits.wgmma_flops_per_s.is_some() { "bf16 wgmma" } else { "bf16 mma.sync" };
+    let mut roofs = [
+        ("f32", limits.f32_flops_per_s, false),
+        (wide, limits.products_per_s(false), false),
+        ("e4m3 wgmma", limits.products_per_s(true), false),
+    ];
+    for work in works {
+        let eight_bit = work.eight_bit && limits.wgmma_e4m3_flops_per_s.is_some();
+        roofs[usize::from(work.matrix) + usize::from(work.matrix && eight_bit)].2 = true;
+    }
+    let asked = roofs.into_iter().filter(|(_, rate, asked)| *asked && *rate > 0.0);
+    asked.map(|(name, rate, _)| (name, rate)).collect()
+}
+
 fn compute(
     points: Vec<(&Row<'_>, Mark)>,
     mut legend: Vec<Key>,
@@ -104,8 +120,7 @@ fn compute(
     limits: &Limits,
     work: impl Fn(&Row<'_>) -> WorkRecord,
 ) -> anyhow::Result<Figure> {
-    let matrix = points.iter().any(|(row, _)| work(row).matrix) && limits.matrix_flops_per_s > 0.0;
-    let scalar = points.iter().any(|(row, _)| !work(row).matrix);
+    let roofs = roofs(points.iter().map(|(row, _)| work(row)), limits);
     let mut marks: Vec<Mark> = points
         .into_iter()
         .filter_map(|(row, mark)| {
@@ -114,15 +129,9 @@ fn compute(
             (work.bytes > 0.0).then(|| Mark { at: (work.flops / work.bytes, rate), ..mark })
         })
         .collect();
-    let mut roofs = Vec::new();
-    if scalar {
-        roofs.push(("f32", limits.f32_flops_per_s));
-    }
-    if matrix {
-        roofs.push(("bf16 mma.sync", limits.matrix_flops_per_s));
-    }
     let ridge = |rate: f64| rate / limits.copy_bytes_per_s;
-    let least = marks.iter().map(|mark| mark.at.0).fold(ridge(roofs[0].1) / 3.0, f64::min);
+    let lowest = roofs.first().map_or(1.0, |(_, rate)| ridge(*rate));
+    let least = marks.iter().map(|mark| mark.at.0).fold(lowest / 3.0, f64::min);
     let ridges = roofs.iter().map(|(_, rate)| ridge(*rate) * 4.0);
     let most = marks.iter().map(|mark| mark.at.0).chain(ridges).fold(0.0, f64::max);
     let highest = roofs.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
