@@ -7,14 +7,15 @@
 // Plan: `sums`: a warp decides the accepted prefix and sums one segment, its loads all under way at once; no warp waits for
 //   another. `locate`: a thread a segment finds where the threshold lies, and the one warp that holds it scans the segment.
 //   Rows that exceed the caches are read with the priority to be evicted first (`once`): what was written last, by whoever
-//   made p and q or by the flush before a cold run, then need not be written back while we read. That is worth more than
-//   the overlap: to read the bytes of llama3_vocabulary alone takes 21.2 us cold, 18.8 so.
+//   made p and q or by the flush before a cold run, then need not be written back while we read, which costs more than
+//   the second launch's start.
 // Numerics: as acceptance_split; chains are 2 + segment/512 (by fours; unaligned segment/256 + 3) + 5 additions for a
 //   segment, 5 + 5 over segments, then 8 + 5 and 16 within one.
 // Tried: the copy engine with a ring of segments for each warp, 192 KB of a multiprocessor in flight: 1 to 2 us slower
-//   than loads, which are at the device's rate already. One launch, the last block of a row going on: 1 to 2 us slower
-//   for large batches even with these shorter segments, for its blocks linger. Sums of a whole block: as fast for
-//   llama3_vocabulary, 1 us slower for llama2_vocabulary, whose 256 rows then load four times as much to search it.
+//   than loads, which a bare read of the bytes does not beat by more than the wait for the prefix. One launch, the last
+//   block of a row going on: 1 to 2 us slower for large batches with these shorter segments too, for its blocks linger.
+//   Segments twice as long: 2 us slower, of half the length 1 us (qwen_vocabulary_small_batch: 0.8 us faster). Sums that
+//   begin the second launch at once, not when they have read: 0.3 us slower for small batches.
 // Limits: sampling alone; segments <= 1024 (the plan widens a segment); `once` for rows that begin on 16 bytes.
 // Target: compute_90
 #include "acceptance.cuh"

@@ -183,8 +183,10 @@ fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
 
 /// The same for sampling, in launches that overlap.
 fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    /// What a warp loads at once, and threads of a block at most, one a segment.
+    /// Tokens of a segment: what a warp loads at once, or half of that where there are few, so that more warps load.
     const SEGMENT: usize = 512;
+    const FEW_TOKENS: usize = 2 << 20;
+    /// Segments of a row at most: a thread of the second kernel takes one.
     const SEGMENTS: usize = 1024;
     /// Warps of a block of the first kernel.
     const WARPS: usize = 4;
@@ -195,7 +197,8 @@ fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     if mode == Mode::Greedy {
         return Err(Unsupported("it samples; greedy drafts are for split".into()));
     }
-    let segment = SEGMENT.max(vocab.div_ceil(SEGMENTS).next_multiple_of(128));
+    let wanted = if batch * vocab > FEW_TOKENS { SEGMENT } else { SEGMENT / 2 };
+    let segment = wanted.max(vocab.div_ceil(SEGMENTS).next_multiple_of(128));
     let segments = vocab.div_ceil(segment);
     let grid = blocks(batch * segments.div_ceil(WARPS))?[0];
     let mut plan = Plan::new();

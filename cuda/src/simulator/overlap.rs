@@ -50,7 +50,8 @@ struct Bytes(HashMap<u64, u64>);
 fn masks(address: u64, bytes: u32) -> impl Iterator<Item = (u64, u64)> {
     let end = address + u64::from(bytes);
     (address / 64..end.div_ceil(64)).map(move |line| {
-        let [first, last] = [address.max(64 * line), end.min(64 * line + 64)].map(|at| at - 64 * line);
+        let [first, last] =
+            [address.max(64 * line), end.min(64 * line + 64)].map(|at| at - 64 * line);
         (line, u64::MAX >> (64 - (last - first)) << first)
     })
 }
@@ -63,7 +64,8 @@ impl Bytes {
     }
 
     fn touches(&self, address: u64, bytes: u32) -> bool {
-        masks(address, bytes).any(|(line, mask)| self.0.get(&line).is_some_and(|own| own & mask != 0))
+        masks(address, bytes)
+            .any(|(line, mask)| self.0.get(&line).is_some_and(|own| own & mask != 0))
     }
 
     fn join(&mut self, other: Self) {
@@ -84,7 +86,9 @@ struct Manner {
 impl Overlaps {
     fn has_waited(&self, site: Site, lane: u32) -> bool {
         let warps = self.waited.get(&site.block);
-        warps.and_then(|warps| warps.get(site.warp as usize)).is_some_and(|lanes| lanes >> lane & 1 == 1)
+        warps
+            .and_then(|warps| warps.get(site.warp as usize))
+            .is_some_and(|lanes| lanes >> lane & 1 == 1)
     }
 
     fn touch(
@@ -239,7 +243,13 @@ mod tests {
         Site { pc: 7, block: 0, warp: thread / 32 }
     }
 
-    fn touch(play: &mut Overlaps, thread: u32, kind: AccessKind, at: u64, nc: bool) -> Result<(), Hazard> {
+    fn touch(
+        play: &mut Overlaps,
+        thread: u32,
+        kind: AccessKind,
+        at: u64,
+        nc: bool,
+    ) -> Result<(), Hazard> {
         play.access(&WarpAccess {
             site: site(thread),
             space: Space::Global,
