@@ -20,7 +20,7 @@ use touchstone_bench::{Problem, agreement::same_bits, verify};
 use touchstone_cuda::{
     Plan,
     gpu::Poison,
-    simulator::{Fault, Simulator, fault::FaultKind, race::Races},
+    simulator::{Fault, Simulator, fault::FaultKind, overlap::Overlaps, race::Races},
     variants,
 };
 use touchstone_reference::{Case, DType};
@@ -73,7 +73,8 @@ fn caught(simulator: &Simulator, row: &Row, case: &str) -> Option<String> {
     };
     let run = |poison| -> Result<_, String> {
         prepared.poison(poison);
-        prepared.run_watched(&mut Races::default()).map_err(|error| {
+        let mut monitors = (Races::default(), Overlaps::default());
+        prepared.run_watched(&mut monitors).map_err(|error| {
             match error.downcast_ref::<Fault>() {
                 Some(fault) => format!("reported: {fault}"),
                 None => format!("refused: {error:#}"),

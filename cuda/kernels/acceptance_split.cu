@@ -16,26 +16,6 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / 32, SUM_THREADS = 128, LOCATE_THREADS = 1024, MAX_SEGMENTS = 256;
 
-// The accepted prefix as accepted_prefix() has it, and the draft's length. Nothing waits for the length that need not:
-// what lies beyond it is loaded, not used.
-__device__ __forceinline__ int prefix_and_length(const float* q, const float* p, const int* draft, const int* lengths,
-                                                 const float* u, int k, i64 vocab, int& length) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (int first = 0;; first += 32) {
-        const int i = first + lane, token = i < k ? __ldg(draft + i) : 0;
-        const float uniform = i < k ? __ldg(u + i) : 0.f;
-        length = __ldg(lengths);
-        bool ends = i == length;
-        if (i < length) {
-            const i64 at = i * vocab + token;
-            ends = !((double)uniform * (double)__ldg(q + at) < (double)__ldg(p + at));
-        }
-        const u32 all = __ballot_sync(FULL, ends);
-        if (all) return first + __ffs(all) - 1;
-    }
-}
-
 // This thread's share of the masses of words begin .. end - 1; the loads of `Group` words of p and of q are under way at
 // once, also where there are fewer: a short segment is one trip to memory.
 template <bool Draft, int Group, typename Word>

@@ -8,7 +8,7 @@ use touchstone_reference::{
 };
 
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, Plan, blocks},
     variant::{Unsupported, Variant},
 };
 
@@ -36,6 +36,13 @@ pub static VARIANTS: &[Variant] = &[
         idea: "many blocks a row, so that small batches fill the chip; a second kernel joins the segments",
         deterministic: true,
         plan: split,
+    },
+    Variant {
+        op: "acceptance.chain",
+        name: "overlapped",
+        idea: "the second kernel begins while the first still runs; what is read once leaves the cache first",
+        deterministic: true,
+        plan: overlapped,
     },
     Variant {
         op: "acceptance.chain_logits",
@@ -159,22 +166,64 @@ fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
             let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
             let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
             let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
-            launch(&mut plan, "sums_f32", batch * segments, 128, &first, &sizes);
-            launch(&mut plan, "locate_f32", batch, locating, &second, &sizes);
+            launch(&mut plan, SPLIT, "sums_f32", batch * segments, 128, &first, &sizes);
+            launch(&mut plan, SPLIT, "locate_f32", batch, locating, &second, &sizes);
         }
         Mode::Greedy => {
             let keys = plan.scratch("keys", DType::U64, &[batch, k + 1, segments]);
             let first = [b.target_probs, b.draft_lengths, keys];
             let second = [b.draft_tokens, b.draft_lengths, keys, b.accepted, b.tokens];
-            launch(&mut plan, "maxima_f32", batch * (k + 1) * segments, 256, &first, &sizes);
-            launch(&mut plan, "choose_f32", batch, 32, &second, &[k.into(), segments.into()]);
+            let joined = [k.into(), segments.into()];
+            launch(&mut plan, SPLIT, "maxima_f32", batch * (k + 1) * segments, 256, &first, &sizes);
+            launch(&mut plan, SPLIT, "choose_f32", batch, 32, &second, &joined);
         }
     }
     Ok(plan)
 }
 
+/// The same for sampling, in launches that overlap.
+fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Tokens of a segment: what a warp loads at once, or half of that where there are few, so that more warps load.
+    const SEGMENT: usize = 512;
+    const FEW_TOKENS: usize = 2 << 20;
+    /// Segments of a row at most: a thread of the second kernel takes one.
+    const SEGMENTS: usize = 1024;
+    /// Warps of a block of the first kernel.
+    const WARPS: usize = 4;
+    /// Bytes of the rows that are read beyond which they are not worth keeping in the L2 cache.
+    const KEPT_BYTES: usize = 24 << 20;
+    let params: Params = case.params()?;
+    let &Params { batch, draft_len: k, vocab, mode, .. } = &params;
+    if mode == Mode::Greedy {
+        return Err(Unsupported("it samples; greedy drafts are for split".into()));
+    }
+    let wanted = if batch * vocab > FEW_TOKENS { SEGMENT } else { SEGMENT / 2 };
+    let segment = wanted.max(vocab.div_ceil(SEGMENTS).next_multiple_of(128));
+    let segments = vocab.div_ceil(segment);
+    let grid = blocks(batch * segments.div_ceil(WARPS))?[0];
+    let mut plan = Plan::new();
+    let b = Buffers::new(&mut plan, &params, inputs);
+    let sizes: [Arg; 4] = [k.into(), vocab.into(), segment.into(), segments.into()];
+    let sums = plan.scratch("sums", DType::F32, &[batch, segments, 2]);
+    let (q, p) = (b.draft_probs, b.target_probs);
+    let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
+    let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
+    let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
+    let once = batch * vocab * 8 > KEPT_BYTES && vocab % 4 == 0;
+    let symbol = if once { "sums_once_f32" } else { "sums_f32" };
+    launch(&mut plan, OVERLAPPED, symbol, grid, 32 * WARPS, &first, &sizes);
+    let locating = segments.next_multiple_of(32);
+    launch(&mut plan, OVERLAPPED, "locate_f32", batch, locating, &second, &sizes);
+    plan.overlap_last();
+    Ok(plan)
+}
+
+const SPLIT: &str = "acceptance_split";
+const OVERLAPPED: &str = "acceptance_overlapped";
+
 fn launch(
     plan: &mut Plan,
+    module: &'static str,
     symbol: &str,
     blocks: usize,
     threads: usize,
@@ -182,5 +231,5 @@ fn launch(
     sizes: &[Arg],
 ) {
     let args: Vec<Arg> = buffers.iter().map(|&b| b.into()).chain(sizes.iter().copied()).collect();
-    plan.launch("acceptance_split", symbol, [blocks, 1, 1], [threads, 1, 1], 0, &args);
+    plan.launch(module, symbol, [blocks, 1, 1], [threads, 1, 1], 0, &args);
 }

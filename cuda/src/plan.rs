@@ -173,6 +173,8 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// Arguments in order.
     pub args: Vec<Arg>,
+    /// Whether it may begin before the launch before it has ended: see [`Plan::overlap_last`].
+    pub overlaps: bool,
 }
 
 /// Most blocks of a grid in x, y, z.
@@ -280,7 +282,34 @@ impl Plan {
             block: block.map(|n| n as u32),
             shared_bytes: shared_bytes as u32,
             args: args.to_vec(),
+            overlaps: false,
         }));
+    }
+
+    /// Lets the launch added last begin before the launch before it has ended (programmatic dependent launch), on
+    /// devices that can (compute capability 9.0 and later). Its kernel says `griddepcontrol.wait` in every thread
+    /// that reads what earlier launches write, or writes what they use, before the thread does; the simulator
+    /// proves it. The kernel before may say `griddepcontrol.launch_dependents`, from where on the next one begins
+    /// as soon as there is room for its blocks.
+    ///
+    /// # Panics
+    /// If the two steps added last are not launches: the first launch of a run waits for all that came before.
+    pub fn overlap_last(&mut self) {
+        let [.., Step::Launch(_), Step::Launch(last)] = &mut self.steps[..] else {
+            panic!("only a launch right behind another one may begin before that has ended")
+        };
+        last.overlaps = true;
+    }
+
+    /// Whether a step is a launch that begins before the one right before it has ended. Where one of the two has no
+    /// blocks, there is nothing to overlap with.
+    pub fn overlaps(&self, step: usize) -> bool {
+        let launch = |step: usize| match self.steps.get(step) {
+            Some(Step::Launch(launch)) if !launch.grid.contains(&0) => Some(launch),
+            _ => None,
+        };
+        let before = step.checked_sub(1).and_then(launch);
+        before.is_some() && launch(step).is_some_and(|launch| launch.overlaps)
     }
 
     /// Sets every byte of a buffer before the next step.

@@ -10,6 +10,7 @@
 //! - [`warp`], [`execute`], [`block`], [`launch`]: in which order, from 32 lanes up to the grid
 //! - [`monitor`]: what watches a run: race detection and exact costs plug in here
 //! - [`race`]: data races
+//! - [`overlap`]: launches that begin before the one before them has ended
 //! - [`cost`]: exact counts of what kernels did
 //! - [`fault`]: what it finds wrong with a kernel, and where
 //! - [`types`]: PTX's types and rounding modes
@@ -29,6 +30,7 @@ pub mod mbarrier;
 pub mod memory;
 pub mod monitor;
 pub mod numeric;
+pub mod overlap;
 pub mod parse;
 mod prepared;
 mod products;

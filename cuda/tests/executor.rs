@@ -109,6 +109,39 @@ fn cold_runs_are_slower_than_warm_ones(gpu: &Gpu) -> Result<(), Failed> {
     Ok(())
 }
 
+/// A kernel looks for a flag that only the next launch raises: launches overlap, enqueued and replayed from a graph.
+fn launches_overlap(gpu: &Gpu) -> Result<(), Failed> {
+    if gpu.properties().compute < (9, 0) {
+        println!("not asked: launches overlap from compute capability 9.0 on");
+        return Ok(());
+    }
+    let met = |overlap: bool, replayed: bool| -> Result<i64, Failed> {
+        let mut plan = Plan::new();
+        let flag = plan.scratch("flag", DType::U32, &[1]);
+        let met = plan.output("met", DType::U32, &[1]);
+        let looks = Arg::U32(100_000);
+        plan.fill(flag, 0);
+        let one = [1; 3];
+        let args = [flag.into(), met.into(), looks];
+        plan.launch("planted_overlap", "overlap_looks", one, one, 0, &args);
+        plan.launch("planted_overlap", "overlap_raises", one, one, 0, &[flag.into()]);
+        if overlap {
+            plan.overlap_last();
+        }
+        let prepared = gpu.prepare(&plan)?;
+        prepared.poison(Poison::Nan)?;
+        match replayed {
+            true => drop(prepared.time(Cache::Warm, 1)?),
+            false => prepared.run()?,
+        }
+        Ok(prepared.outputs()?.tensor("met").to_i64()[0])
+    };
+    for replayed in [false, true] {
+        assert_eq!((met(true, replayed)?, met(false, replayed)?), (1, 0), "replayed: {replayed}");
+    }
+    Ok(())
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let gpu = Gpu::open(0);
@@ -127,6 +160,7 @@ fn main() {
         trial("a_store_past_the_end_is_seen", a_store_past_the_end_is_seen),
         trial("a_changed_input_is_seen", a_changed_input_is_seen),
         trial("too_large_a_plan_is_a_reason_to_skip", too_large_a_plan_is_a_reason_to_skip),
+        trial("launches_overlap", launches_overlap),
         trial("limits_are_plausible", limits_are_plausible),
         trial("cold_runs_are_slower_than_warm_ones", cold_runs_are_slower_than_warm_ones),
     ];

@@ -70,7 +70,8 @@ pub struct KernelResources {
 }
 
 enum Ready {
-    Launch(CudaFunction, Launch),
+    /// With whether it begins before the step before it has ended.
+    Launch(CudaFunction, Launch, bool),
     Fill(usize, u8),
 }
 
@@ -88,6 +89,9 @@ impl std::fmt::Debug for Prepared<'_> {
         f.debug_struct("Prepared").field("plan", self.plan).finish_non_exhaustive()
     }
 }
+
+/// Compute capability from which on a launch may begin before the one before it has ended.
+const FIRST_TO_OVERLAP: (i32, i32) = (9, 0);
 
 /// Samples taken however long they last: verdicts need that many.
 const FEWEST_SAMPLES: usize = 5;
@@ -125,7 +129,7 @@ impl Gpu {
             }
             buffers.push(guarded);
         }
-        let steps = plan.steps().iter().filter_map(|step| self.ready(step).transpose());
+        let steps = (0..plan.steps().len()).filter_map(|step| self.ready(plan, step).transpose());
         let steps = steps.collect::<anyhow::Result<_>>()?;
         let encode = |m: &BufferMap| {
             encode(&m.map, buffers[m.buffer.0].address(&self.stream) + m.map.address)
@@ -136,8 +140,8 @@ impl Gpu {
     }
 
     /// Loads the kernel of a step; `None` for a launch of no blocks.
-    fn ready(&self, step: &Step) -> anyhow::Result<Option<Ready>> {
-        let launch = match step {
+    fn ready(&self, plan: &Plan, step: usize) -> anyhow::Result<Option<Ready>> {
+        let launch = match &plan.steps()[step] {
             Step::Fill(buffer, byte) => return Ok(Some(Ready::Fill(buffer.0, *byte))),
             Step::Launch(launch) if launch.grid.contains(&0) => return Ok(None),
             Step::Launch(launch) => launch,
@@ -158,7 +162,8 @@ impl Gpu {
                 .set_attribute(attribute, launch.shared_bytes as i32)
                 .map_err(|e| anyhow!("kernel '{}': {}", launch.symbol, describe(&e)))?;
         }
-        Ok(Some(Ready::Launch(function, launch.clone())))
+        let overlaps = plan.overlaps(step) && self.properties().compute >= FIRST_TO_OVERLAP;
+        Ok(Some(Ready::Launch(function, launch.clone(), overlaps)))
     }
 }
 
@@ -230,8 +235,8 @@ impl Prepared<'_> {
                 Ready::Fill(buffer, byte) => self.buffers[*buffer]
                     .fill(&self.gpu.stream, *byte)
                     .map_err(|e| anyhow!("fill: {}", describe(&e)))?,
-                Ready::Launch(function, launch) => self
-                    .launch(function, launch)
+                Ready::Launch(function, launch, overlaps) => self
+                    .launch(function, launch, *overlaps)
                     .map_err(|e| anyhow!("kernel '{}': {}", launch.symbol, describe(&e)))?,
             }
         }
@@ -242,6 +247,7 @@ impl Prepared<'_> {
         &self,
         function: &CudaFunction,
         launch: &Launch,
+        overlaps: bool,
     ) -> Result<(), cudarc::driver::DriverError> {
         let stream = &self.gpu.stream;
         // Every argument in the low bytes of a word of its own: little-endian, so 4-byte ones fit too.
@@ -256,18 +262,33 @@ impl Prepared<'_> {
         };
         let mut pointers: Vec<*mut c_void> =
             words.iter_mut().zip(&launch.args).map(pointer).collect();
-        let dims = |[x, y, z]: [u32; 3]| (x, y, z);
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.grid[0],
+            gridDimY: launch.grid[1],
+            gridDimZ: launch.grid[2],
+            blockDimX: launch.block[0],
+            blockDimY: launch.block[1],
+            blockDimZ: launch.block[2],
+            sharedMemBytes: launch.shared_bytes,
+            hStream: stream.cu_stream(),
+            attrs: &mut attribute,
+            numAttrs: u32::from(overlaps),
+        };
         // SAFETY: the plan states the kernel's own signature; the harness checks what it writes.
         unsafe {
-            result::launch_kernel(
+            sys::cuLaunchKernelEx(
+                &config,
                 function.cu_function(),
-                dims(launch.grid),
-                dims(launch.block),
-                launch.shared_bytes,
-                stream.cu_stream(),
-                &mut pointers,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
         }
+        .result()
     }
 
     /// Downloads the outputs.
@@ -338,7 +359,7 @@ impl Prepared<'_> {
         use sys::CUfunction_attribute::*;
         let mut all: Vec<KernelResources> = Vec::new();
         for step in &self.steps {
-            let Ready::Launch(function, launch) = step else { continue };
+            let Ready::Launch(function, launch, _) = step else { continue };
             if all.iter().any(|known| known.symbol == launch.symbol) {
                 continue;
             }

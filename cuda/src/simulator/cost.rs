@@ -339,8 +339,9 @@ impl Monitor for Meter {
         self.counts = Counts::default();
     }
 
-    fn launched(&mut self) {
+    fn launched(&mut self) -> Result<(), (Site, Hazard)> {
         self.cost.add(&self.module, &self.kernel, &self.counts);
+        Ok(())
     }
 
     fn instruction(&mut self, _: Site, class: Class, active: u32, flops: u64) {
@@ -452,7 +453,7 @@ mod tests {
         chunk.instruction(SITE, Class::Move, 1, 0);
         whole.instruction(SITE, Class::Move, 3, 0);
         whole.join(chunk).unwrap();
-        whole.launched();
+        whole.launched().unwrap();
         assert_eq!(whole.cost().total().thread_moves, 3);
     }
 

@@ -43,6 +43,8 @@ pub struct LaunchState<'l> {
     pub block: [u32; 3],
     /// Shared memory of a block in bytes.
     pub shared_bytes: usize,
+    /// Whether it may begin before the launch before it has ended, and whether the next one may before it has.
+    pub overlaps: [bool; 2],
     /// Warp instructions that the run has issued.
     pub issued: &'l AtomicU64,
     /// Warp instructions that a run may issue.
@@ -194,6 +196,7 @@ impl<M: Monitor> Context<'_, '_, M> {
                 self.monitor.fence(site, Scope::Block, active);
                 self.monitor.proxy_fence(site, active);
             }
+            Op::WaitForLaunches => self.monitor.launches_waited(site, active),
             Op::MbarrierFence => self.monitor.mbarrier_fence(site, active),
         }
         Ok(Next::Advance)

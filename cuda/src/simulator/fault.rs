@@ -51,6 +51,11 @@ pub enum FaultKind {
     MissingProxyFence,
     /// A use of a register that a `wgmma` under way reads or writes.
     PendingProduct,
+    /// An access, in a launch that may begin before earlier ones have ended, by a thread that has not waited for
+    /// them, to bytes that they write, or a write to bytes that they read.
+    BeforeWait,
+    /// A launch that may begin before earlier ones have ended in which no thread waits for them.
+    NeverWaits,
     /// A barrier that only part of the threads reach, in a form that needs all of them.
     DivergentBarrier,
     /// A warp-wide instruction whose mask names lanes that do not take part, or leaves out one that does.
@@ -76,6 +81,8 @@ impl fmt::Display for FaultKind {
             Self::Race => "data race",
             Self::MissingProxyFence => "missing proxy fence",
             Self::PendingProduct => "use of a register of a matrix product that was not waited for",
+            Self::BeforeWait => "access before the wait for an earlier launch",
+            Self::NeverWaits => "launch that does not wait for the one it overlaps with",
             Self::DivergentBarrier => "divergent barrier",
             Self::WrongMask => "wrong member mask",
             Self::Deadlock => "deadlock",

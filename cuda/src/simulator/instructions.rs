@@ -111,6 +111,8 @@ pub enum Op {
     ProxyFence,
     /// `fence.mbarrier_init`.
     MbarrierFence,
+    /// `griddepcontrol.wait`.
+    WaitForLaunches,
     /// Nothing to do: hints.
     Nothing,
 }

@@ -66,6 +66,8 @@ pub fn launch<M: Monitor>(
         shared_bytes: state.shared_bytes,
         instructions: state.kernel.instructions.len(),
         communicates: state.kernel.communicates,
+        overlaps: state.overlaps[0],
+        overlapped: state.overlaps[1],
         buffers,
     });
     let outcome = if state.kernel.communicates {
@@ -75,10 +77,8 @@ pub fn launch<M: Monitor>(
     } else {
         sequential(state, monitor, 0..blocks)
     };
-    if outcome.is_ok() {
-        monitor.launched();
-    }
-    outcome
+    outcome?;
+    monitor.launched().map_err(|(site, hazard)| fault(state, site, 0, hazard).into())
 }
 
 fn sequential<M: Monitor>(

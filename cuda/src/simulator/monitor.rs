@@ -162,6 +162,10 @@ pub struct LaunchInfo<'a> {
     /// Whether blocks talk to each other (atomics on global memory, acquire, release, volatile, fences):
     /// such a kernel runs on one thread, its blocks interleaved, and is never forked.
     pub communicates: bool,
+    /// Whether it may begin before the launch before it has ended.
+    pub overlaps: bool,
+    /// Whether the next launch may begin before this one has ended.
+    pub overlapped: bool,
     /// The buffers, by ascending address.
     pub buffers: &'a [BufferInfo],
 }
@@ -216,8 +220,13 @@ pub trait Monitor: Send + Sized {
     /// A launch begins.
     fn launch(&mut self, launch: &LaunchInfo<'_>) {}
 
-    /// The launch is over. Launches of a plan are ordered: nothing of an earlier one races with a later one.
-    fn launched(&mut self) {}
+    /// The launch is over.
+    ///
+    /// # Errors
+    /// What is wrong with it as a whole.
+    fn launched(&mut self) -> Result<(), (Site, Hazard)> {
+        Ok(())
+    }
 
     /// A block begins: its shared memory is new.
     fn block_begins(&mut self, block: u64) {}
@@ -283,6 +292,10 @@ pub trait Monitor: Send + Sized {
     /// `wgmma.wait_group` by a warp: all but the last `pending` groups are done.
     fn products_waited(&mut self, site: Site, pending: u32) {}
 
+    /// `griddepcontrol.wait` by each active lane: the launches before this one have ended, and what they wrote is
+    /// visible.
+    fn launches_waited(&mut self, site: Site, active: u32) {}
+
     /// `fence.mbarrier_init`: mbarriers initialised so far become visible to the copy engine.
     fn mbarrier_fence(&mut self, site: Site, active: u32) {}
 
@@ -327,9 +340,9 @@ impl<A: Monitor, B: Monitor> Monitor for (A, B) {
         self.1.launch(launch);
     }
 
-    fn launched(&mut self) {
-        self.0.launched();
-        self.1.launched();
+    fn launched(&mut self) -> Result<(), (Site, Hazard)> {
+        self.0.launched()?;
+        self.1.launched()
     }
 
     fn block_begins(&mut self, block: u64) {
@@ -415,6 +428,11 @@ impl<A: Monitor, B: Monitor> Monitor for (A, B) {
     fn products_waited(&mut self, site: Site, pending: u32) {
         self.0.products_waited(site, pending);
         self.1.products_waited(site, pending);
+    }
+
+    fn launches_waited(&mut self, site: Site, active: u32) {
+        self.0.launches_waited(site, active);
+        self.1.launches_waited(site, active);
     }
 
     fn mbarrier_fence(&mut self, site: Site, active: u32) {

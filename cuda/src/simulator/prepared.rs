@@ -17,6 +17,7 @@ use super::{
     memory::{Cells, Global, Region, State, buffer_address, variable_address},
     monitor::{BufferInfo, Monitor},
     numeric::tensor::TensorMap,
+    overlap::Overlaps,
     race::Races,
 };
 use crate::{
@@ -194,7 +195,7 @@ impl Prepared<'_> {
     /// The first [`super::Fault`], or [`TooLong`]; both to be downcast.
     pub fn run_watched<M: Monitor>(&self, monitor: &mut M) -> anyhow::Result<()> {
         let issued = AtomicU64::new(0);
-        for (step, kernel) in self.plan.steps().iter().zip(&self.kernels) {
+        for (at, (step, kernel)) in self.plan.steps().iter().zip(&self.kernels).enumerate() {
             match (step, kernel) {
                 (Step::Fill(buffer, byte), _) => {
                     let mut buffers = self.buffers.borrow_mut();
@@ -202,7 +203,8 @@ impl Prepared<'_> {
                     region.cells.fill(*byte, State::Written);
                 }
                 (Step::Launch(launch), Some(kernel)) => {
-                    self.launch(launch, kernel, monitor, &issued)?
+                    let overlaps = [at, at + 1].map(|step| self.plan.overlaps(step));
+                    self.launch(launch, kernel, overlaps, monitor, &issued)?;
                 }
                 (Step::Launch(_), None) => {}
             }
@@ -210,7 +212,7 @@ impl Prepared<'_> {
         Ok(())
     }
 
-    /// Runs all steps. The first run is watched for data races and its cost is counted; what it does does not
+    /// Runs all steps. The first run is watched for data races, waits of launches that overlap, and its cost is counted; what it does does not
     /// depend on what memory held before, so later ones are not.
     ///
     /// # Errors
@@ -219,9 +221,9 @@ impl Prepared<'_> {
         if self.cost.borrow().is_some() {
             return self.run_watched(&mut ());
         }
-        let mut monitors = (Races::default(), Meter::default());
+        let mut monitors = (Meter::default(), (Races::default(), Overlaps::default()));
         self.run_watched(&mut monitors)?;
-        *self.cost.borrow_mut() = Some(monitors.1.cost().clone());
+        *self.cost.borrow_mut() = Some(monitors.0.cost().clone());
         Ok(())
     }
 
@@ -234,6 +236,7 @@ impl Prepared<'_> {
         &self,
         step: &Launch,
         kernel: &Kernel,
+        overlaps: [bool; 2],
         monitor: &mut M,
         issued: &AtomicU64,
     ) -> anyhow::Result<()> {
@@ -256,6 +259,7 @@ impl Prepared<'_> {
             grid: step.grid,
             block: step.block,
             shared_bytes: kernel.static_shared_bytes + step.shared_bytes as usize,
+            overlaps,
             issued,
             limit: self.simulator.limit,
         };

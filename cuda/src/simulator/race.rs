@@ -60,6 +60,12 @@ struct Block {
 }
 
 impl Races {
+    fn forget(&mut self) {
+        self.running.clear();
+        self.global.clear();
+        self.published = Publications::default();
+    }
+
     /// A collision as a hazard of `lane` at `address`.
     fn hazard(space: Space, address: u64, lane: u32, collision: &Collision) -> Hazard {
         let Collision { kind, touch, mark, lane: other } = collision;
@@ -177,13 +183,13 @@ impl Monitor for Races {
     fn launch(&mut self, launch: &LaunchInfo<'_>) {
         self.threads = launch.block.iter().map(|&n| n as usize).product();
         self.communicates = launch.communicates;
-        self.launched();
+        self.forget();
     }
 
-    fn launched(&mut self) {
-        self.running.clear();
-        self.global.clear();
-        self.published = Publications::default();
+    /// Launches are ordered, or nearly so: `overlap` sees to the rest.
+    fn launched(&mut self) -> Result<(), (Site, Hazard)> {
+        self.forget();
+        Ok(())
     }
 
     fn block_begins(&mut self, block: u64) {

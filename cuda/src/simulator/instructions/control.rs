@@ -34,13 +34,12 @@ pub fn decode(form: &mut Form<'_, '_>) -> Decoding {
             }
             Op::HoldRegisters(form.immediate(0)?.min(256) as u32)
         }
-        // Launches of a plan run one after the other: there is never anything to wait for.
-        "griddepcontrol" => {
-            if !form.takes("wait") && !form.takes("launch_dependents") {
-                return Err(Refusal::Unknown);
-            }
-            Op::Nothing
-        }
+        // Launches run one after the other here: who waits is told to the monitor alone.
+        "griddepcontrol" => match (form.takes("wait"), form.takes("launch_dependents")) {
+            (true, false) => Op::WaitForLaunches,
+            (false, true) => Op::Nothing,
+            _ => return Err(Refusal::Unknown),
+        },
         _ => return Err(Refusal::Unknown),
     };
     Ok(Decoded::new(op, Class::Control))

@@ -20,6 +20,8 @@ impl Play {
             shared_bytes: 4096,
             instructions: 100,
             communicates,
+            overlaps: false,
+            overlapped: false,
             buffers: &buffers,
         });
         (0..u64::from(blocks)).for_each(|block| races.block_begins(block));
@@ -332,7 +334,7 @@ fn readers_of_one_word_in_two_chunks_are_joined_and_a_writer_in_a_third_races() 
 fn a_launch_ends_every_race() {
     let mut play = Play::new(1, false);
     play.global((0, 0), Store, GLOBAL).unwrap();
-    play.0.launched();
+    play.0.launched().unwrap();
     play.0.block_begins(0);
     play.global((0, 1), Load, GLOBAL).unwrap();
 }
