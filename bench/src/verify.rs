@@ -3,7 +3,7 @@
 use anyhow::Context;
 use touchstone_cuda::{
     Executor, Plan, Prepared, Variant,
-    gpu::{OutOfMemory, Poison},
+    gpu::{OtherDevice, OutOfMemory, Poison},
     simulator::Fault,
 };
 use touchstone_reference::{Case, Expected, Operation, Outputs, Tensors, operation};
@@ -84,7 +84,7 @@ pub fn plan(variant: &Variant, problem: &Problem) -> Result<Plan, String> {
     (variant.plan)(&problem.case, &problem.inputs).map_err(|unsupported| unsupported.0)
 }
 
-/// Uploads a plan; lack of device memory is a reason to skip.
+/// Uploads a plan; lack of device memory is a reason to skip, and so is a device without the kernels' instructions.
 ///
 /// # Errors
 /// The driver's error.
@@ -95,7 +95,9 @@ pub fn prepare<'e, E: Executor>(
     match executor.prepare(plan) {
         Ok(prepared) => Ok(Ok(prepared)),
         Err(error) => {
-            let lack = error.downcast_ref::<OutOfMemory>().map(ToString::to_string);
+            let memory = error.downcast_ref::<OutOfMemory>().map(ToString::to_string);
+            let other = error.downcast_ref::<OtherDevice>().map(ToString::to_string);
+            let lack = memory.or(other);
             lack.map_or(Err(error), |reason| Ok(Err(reason)))
         }
     }

@@ -183,7 +183,8 @@ fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
 
 /// The same for sampling, in launches that overlap.
 fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    /// Tokens of a segment: what a warp loads at once, or half of that where there are few, so that more warps load.
+    /// Tokens of a segment: what a warp loads at once, which of unaligned rows is half of that. Half, too, where there
+    /// are few tokens, so that more warps load.
     const SEGMENT: usize = 512;
     const FEW_TOKENS: usize = 2 << 20;
     /// Segments of a row at most: a thread of the second kernel takes one.
@@ -197,7 +198,8 @@ fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     if mode == Mode::Greedy {
         return Err(Unsupported("it samples; greedy drafts are for split".into()));
     }
-    let wanted = if batch * vocab > FEW_TOKENS { SEGMENT } else { SEGMENT / 2 };
+    let aligned = vocab % 4 == 0;
+    let wanted = if aligned && batch * vocab > FEW_TOKENS { SEGMENT } else { SEGMENT / 2 };
     let segment = wanted.max(vocab.div_ceil(SEGMENTS).next_multiple_of(128));
     let segments = vocab.div_ceil(segment);
     let grid = blocks(batch * segments.div_ceil(WARPS))?[0];
@@ -209,7 +211,7 @@ fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
     let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
     let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
-    let once = batch * vocab * 8 > KEPT_BYTES && vocab % 4 == 0;
+    let once = batch * vocab * 8 > KEPT_BYTES && aligned;
     let symbol = if once { "sums_once_f32" } else { "sums_f32" };
     launch(&mut plan, OVERLAPPED, symbol, grid, 32 * WARPS, &first, &sizes);
     let locating = segments.next_multiple_of(32);

@@ -18,7 +18,8 @@ pub trait Executor {
     /// Gives a plan its memory, uploads its inputs and loads its kernels.
     ///
     /// # Errors
-    /// [`gpu::OutOfMemory`] (to be downcast) when there is too little memory; else the executor's error.
+    /// [`gpu::OutOfMemory`] (to be downcast) when there is too little memory, [`gpu::OtherDevice`] when the device lacks
+    /// the kernels' instructions; else the executor's error.
     fn prepare<'e>(&'e self, plan: &'e Plan) -> anyhow::Result<Self::Prepared<'e>>;
 }
 

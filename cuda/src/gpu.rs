@@ -25,6 +25,18 @@ use crate::ptx;
 #[error("no CUDA device: {0}")]
 pub struct Absent(pub String);
 
+/// The device is of another kind than a kernel is compiled for: a reason to skip a case, not a failure.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("'{module}' is compiled for compute capability {needs}, the device has {has}")]
+pub struct OtherDevice {
+    /// Stem of the kernel file.
+    pub module: &'static str,
+    /// What it needs, in words.
+    pub needs: String,
+    /// What there is.
+    pub has: String,
+}
+
 /// One CUDA device with its context, one stream and the modules loaded so far.
 pub struct Gpu {
     context: Arc<CudaContext>,
@@ -167,12 +179,26 @@ impl Gpu {
         self.nvml.as_ref()?.device_by_uuid(format!("GPU-{}", groups.join("-"))).ok()
     }
 
+    /// Whether the device has the instructions that a module is compiled for.
+    fn takes(&self, module: &'static str, source: &str) -> Result<(), OtherDevice> {
+        let has = self.properties.compute;
+        match ptx::target(source) {
+            Some((least, only)) if has < least || only && has != least => Err(OtherDevice {
+                module,
+                needs: format!("{}.{}{}", least.0, least.1, if only { " alone" } else { "" }),
+                has: format!("{}.{}", has.0, has.1),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// A kernel by module stem and symbol; modules are loaded once.
     fn function(&self, module: &'static str, symbol: &str) -> anyhow::Result<CudaFunction> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if !modules.contains_key(module) {
             let source = ptx::module(module)
                 .ok_or_else(|| anyhow!("no kernel file named '{module}' was compiled in"))?;
+            self.takes(module, source)?;
             let loaded = self
                 .context
                 .load_module(source.into())

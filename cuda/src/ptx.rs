@@ -53,6 +53,15 @@ pub fn add(text: &str) -> &'static str {
     name
 }
 
+/// Which devices load a PTX text, by its `.target`: the least compute capability, and whether no other will do
+/// (`sm_90a`). `None` where the line is another.
+pub fn target(text: &str) -> Option<((i32, i32), bool)> {
+    let name = text.lines().find_map(|line| line.strip_prefix(".target sm_"))?.trim();
+    let digits = name.strip_suffix('a').unwrap_or(name);
+    let number: i32 = digits.parse().ok()?;
+    Some(((number / 10, number % 10), digits != name))
+}
+
 /// Stems of all kernel files, sorted.
 pub fn modules() -> Vec<&'static str> {
     let mut stems: Vec<_> = PTX
@@ -114,6 +123,10 @@ mod tests {
         assert_eq!(signature("limits", "atomic_add_f32"), Some(vec![8, 4, 4]));
         assert_eq!(signature("limits", "no_such_kernel"), None);
         assert_eq!(signature("no_such_file", "copy"), None);
+        let target = |stem| target(module(stem).unwrap());
+        assert_eq!(target("limits"), Some(((8, 0), false)));
+        assert_eq!(target("acceptance_overlapped"), Some(((9, 0), false)));
+        assert_eq!(target("attention_warp_specialized"), Some(((9, 0), true)));
         assert!(modules().contains(&"limits"));
     }
 

@@ -28,11 +28,11 @@ fn plan(second: &str) -> Plan {
 }
 
 /// Runs a plan; gives z, or what is wrong.
-fn run(plan: &Plan) -> Result<Vec<i64>, Fault> {
+fn run(plan: &Plan) -> Result<Vec<i64>, Box<Fault>> {
     let simulator = Simulator::new();
     let prepared = simulator.prepare(plan).unwrap();
     prepared.poison(Poison::Nan);
-    prepared.run().map_err(|error| error.downcast::<Fault>().unwrap())?;
+    prepared.run().map_err(|error| Box::new(error.downcast::<Fault>().unwrap()))?;
     Ok(prepared.outputs().tensor("z").to_i64())
 }
 

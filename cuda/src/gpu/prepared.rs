@@ -110,7 +110,8 @@ impl Gpu {
     /// Allocates and uploads what `plan` needs and loads its kernels.
     ///
     /// # Errors
-    /// [`OutOfMemory`] (to be downcast) when the device is too small; else the driver's error.
+    /// [`OutOfMemory`] (to be downcast) when the device is too small, [`super::OtherDevice`] when it is of another kind
+    /// than a kernel is compiled for; else the driver's error.
     pub fn prepare<'g>(&'g self, plan: &'g Plan) -> anyhow::Result<Prepared<'g>> {
         let (free_bytes, _) = self.context.mem_get_info().map_err(|e| anyhow!(describe(&e)))?;
         let needed_bytes = plan.bytes();
