@@ -1,7 +1,8 @@
-// How the warp-specialized forward hands out its units of work, and how a unit's outputs leave.
+// How the warp-specialized forward hands out its units of work, how warpgroups that share a unit's queries add up, and how
+// its outputs leave.
 //
-// A kernel's Shape gives QUERIES (of a unit, 64 a computing warpgroup), KEYS (of a tile), DIM (values of a head), SLOTS and
-// UNIT, where in shared memory the units at hand stand.
+// A kernel's Shape gives QUERIES (of a unit), KEYS (of a tile), DIM (values of a head), SLOTS and UNIT, where in shared
+// memory the units at hand stand.
 #pragma once
 #include "attention_warpgroup.cuh"
 
@@ -55,28 +56,104 @@ __device__ __forceinline__ void finish_blind(T* out, float* lse, const Work& wor
     }
 }
 
-// Divides by the totals and writes o straight from registers, 16 bytes a lane: no queries are waited for, whose rows
-// would otherwise be the way out.
-template <typename S, typename T>
-__device__ __forceinline__ void finish_rows(float (&o)[S::DIM / 2], const Softmax& row, T* out, float* lse, const Work& work,
-                                            const Sizes& n, int i, int lane, float factor) {
+// What a warpgroup found for its share of the keys of queries that it shares with another, thread for thread: 16 bytes a
+// thread side by side, first the rows' maxima and sums, then o.
+template <int DIM> __device__ __forceinline__ void give_part(u32 to, const float (&o)[DIM / 2], const Softmax& row) {
+    const auto write = [](u32 at, float a, float b, float c, float d) {
+        asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+    };
+    write(to, row.max[0], row.max[1], row.total[0], row.total[1]);
+#pragma unroll
+    for (int x = 0; x < DIM / 2; x += 4) write(to + (x / 4 + 1) * 2048, o[x], o[x + 1], o[x + 2], o[x + 3]);
+}
+
+// Adds that to what this warpgroup found for its own share. Either may have seen no key.
+template <int DIM>
+__device__ __forceinline__ void take_part(u32 from, float (&o)[DIM / 2], Softmax& row, float factor) {
+    const auto read = [](u32 at, float (&x)[4]) {
+        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                     : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "r"(at) : "memory");
+    };
+    float x[4], own[2], its[2];
+    read(from, x);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float top = fmaxf(row.max[half], x[half]), seen = top == NEG_INFINITY ? 0.f : top;
+        own[half] = exp2_fast((row.max[half] - seen) * factor), its[half] = exp2_fast((x[half] - seen) * factor);
+        row.max[half] = top, row.total[half] = row.total[half] * own[half] + x[2 + half] * its[half];
+    }
+#pragma unroll
+    for (int c = 0; c < DIM / 8; ++c) {
+        read(from + (c + 1) * 2048, x);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o[c * 4 + e] = o[c * 4 + e] * own[e / 2] + x[e] * its[e / 2];
+    }
+}
+
+// Writes the log-sum-exps of a warp's 16 queries from `i` on, and gives what each row's o is to be multiplied by. What was
+// summed for a query that sees no key may be no number: its o is zero.
+__device__ __forceinline__ void finish_sums(const Softmax& row, float (&inverse)[2], bool (&blind)[2], float* lse,
+                                            const Work& work, const Sizes& n, int i, int lane, float factor) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int at = i + half * 8 + lane / 4;
         const float total = quad_sum(row.total[half]);
-        const bool blind = at >= work.queries || total == 0.f;
-        const float inverse = blind ? 0.f : 1.f / total;
+        blind[half] = at >= work.queries || total == 0.f;
+        inverse[half] = blind[half] ? 0.f : 1.f / total;
         if (lane % 4 == 0 && at < n.seq_q)
             lse[((i64)work.b * n.heads_q + work.h) * n.seq_q + at] =
-                blind ? NEG_INFINITY : row.max[half] * factor * LN_2 + logf(total);
+                blind[half] ? NEG_INFINITY : row.max[half] * factor * LN_2 + logf(total);
+    }
+}
+
+// Divides o by the totals and lets the copy engine write it, from 16 rows of shared memory that are this warp's: boxes of
+// 64 values side by side, swizzled by row. Nobody waits for the writing, but whoever uses the rows next.
+template <typename S, typename T>
+__device__ __forceinline__ void finish_boxes(float (&o)[S::DIM / 2], const Softmax& row, u32 rows, const TensorMap* out,
+                                             float* lse, const Work& work, const Sizes& n, int i, int lane, float factor) {
+    float inverse[2];
+    bool blind[2];
+    finish_sums(row, inverse, blind, lse, work, n, i, lane, factor);
+    if (lane == 0) stores_read();
+    __syncwarp();
+    const u32 to = rows + lane % 16 * ROW;
+#pragma unroll
+    for (int c = 0; c < S::DIM / 8; c += 2) {
+        u32 x[4];
+#pragma unroll
+        for (int g = 0; g < 4; ++g) {
+            const float *pair = o + (c + g / 2) * 4 + g % 2 * 2, by = inverse[g % 2];
+            x[g] = blind[g % 2] ? 0 : Pair<T>::pack(pair[0] * by, pair[1] * by);
+        }
+        store_matrices(to + c / 8 * (16 * ROW) + ((c % 8 + lane / 16) ^ lane % 8) * 16, x);
+    }
+    order_for_engines();
+    __syncwarp();
+    if (lane == 0) {
+#pragma unroll
+        for (int d = 0; d < S::DIM; d += 64) store_box(out, rows + d / 64 * (16 * ROW), d, work.h, i, work.b);
+        stores_commit();
+    }
+}
+
+// The same straight from registers, 16 bytes a lane, where shared memory has no room for the rows.
+template <typename S, typename T>
+__device__ __forceinline__ void finish_rows(float (&o)[S::DIM / 2], const Softmax& row, T* out, float* lse, const Work& work,
+                                            const Sizes& n, int i, int lane, float factor) {
+    float inverse[2];
+    bool blind[2];
+    finish_sums(row, inverse, blind, lse, work, n, i, lane, factor);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int at = i + half * 8 + lane / 4;
         T* to = out + (((i64)work.b * n.seq_q + at) * n.heads_q + work.h) * n.dim + lane % 4 * 8;
 #pragma unroll
         for (int c = 0; c < S::DIM / 8; c += 4) {
             u32 x[4];
 #pragma unroll
             for (int g = 0; g < 4; ++g) {
-                x[g] = Pair<T>::pack(o[(c + g) * 4 + half * 2] * inverse, o[(c + g) * 4 + half * 2 + 1] * inverse);
-                if (blind) x[g] = 0;  // what was summed may be no number
+                const float *pair = o + (c + g) * 4 + half * 2, by = inverse[half];
+                x[g] = blind[half] ? 0 : Pair<T>::pack(pair[0] * by, pair[1] * by);
             }
             transpose_quad(x, lane);
             if (at < n.seq_q && c * 8 + lane % 4 * 8 < n.dim) *(uint4*)(to + c * 8) = {x[0], x[1], x[2], x[3]};

@@ -80,8 +80,8 @@ __device__ __forceinline__ void finish(float (&o)[S::DIM / 2], const Softmax& ro
     }
 }
 
-// The 1024-aligned start of shared memory, with its barriers initialised.
-template <typename S, int STAGES> __device__ __forceinline__ u32 begin_shared() {
+// The 1024-aligned start of shared memory, with its barriers initialised; so many warpgroups read a tile of keys.
+template <typename S, int STAGES, int READERS = S::GROUPS> __device__ __forceinline__ u32 begin_shared() {
     extern __shared__ unsigned char memory[];
     const u32 shared = ((u32)__cvta_generic_to_shared(memory) + 1023) / 1024 * 1024;
     if (threadIdx.x == 0) {
@@ -92,8 +92,8 @@ template <typename S, int STAGES> __device__ __forceinline__ u32 begin_shared() 
         for (int stage = 0; stage < STAGES; ++stage) {
             barrier_init(shared + S::K_FULL + 8 * stage, 1);
             barrier_init(shared + S::V_FULL + 8 * stage, 1);
-            barrier_init(shared + S::K_FREE + 8 * stage, 4 * S::GROUPS);
-            barrier_init(shared + S::V_FREE + 8 * stage, 4 * S::GROUPS);
+            barrier_init(shared + S::K_FREE + 8 * stage, 4 * READERS);
+            barrier_init(shared + S::V_FREE + 8 * stage, 4 * READERS);
         }
         barrier_init_done();
     }

@@ -184,3 +184,23 @@ __device__ __forceinline__ u64 descriptor_at(u32 low) {
     asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(low), "r"(1024 >> 4 | 1 << 30));
     return descriptor;
 }
+
+// Copies a box in shared memory to the map's box at the coordinates; what lies outside the tensor is not written. The
+// copies since the last commit make a group of this thread's.
+__device__ __forceinline__ void store_box(const TensorMap* map, u32 from, int x, int y, int z, int w) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];"
+                 ::"l"(map), "r"(from), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+__device__ __forceinline__ void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until all of this thread's groups have read what they copy; and until they have ended.
+__device__ __forceinline__ void stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Writes four 8 x 8 matrices of 16 bits, of which a thread has two neighbours of row lane / 4 each, from columns
+// lane % 4 * 2 on; lanes 8 m to 8 m + 7 say where the rows of matrix m go.
+__device__ __forceinline__ void store_matrices(u32 row, const u32 (&x)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+                 ::"r"(row), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+                 : "memory");
+}

@@ -109,25 +109,114 @@ pub(super) fn tensor_core(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppo
     tiled(&problem, inputs, tiling)
 }
 
-/// How the warp-specialized kernel for heads of a size cuts its tiles.
+/// How a warp-specialized kernel cuts its tiles.
 struct Shape {
+    /// What its symbol says of it.
+    name: &'static str,
     /// Values of a head in its tiles; smaller heads are followed by zeros.
     dim: usize,
     /// Keys of a tile.
     keys: usize,
-    /// Computing warpgroups, of 64 queries each.
+    /// Computing warpgroups.
     groups: usize,
+    /// How many of them share 64 queries, each with tiles of keys of its own.
+    split: usize,
+    /// Tiles of K, and of V, at a time.
+    stages: usize,
     /// Units whose queries fit into shared memory at a time.
     slots: usize,
     /// Whether it takes a soft cap: heads of up to 64 values then have the tiles of 128, as the PTX is kept small.
     caps: bool,
+    /// What a unit takes beside its tiles, and what a tile takes, in nanoseconds on an H200, fitted to runs of B1
+    /// to B4, H4 to H32, N512 to N16384 (2026-11-30). They count where shapes take the same heads.
+    unit_ns: usize,
+    tile_ns: usize,
 }
 
-const SHAPES: [Shape; 3] = [
-    Shape { dim: 64, keys: 128, groups: 3, slots: 2, caps: false },
-    Shape { dim: 128, keys: 128, groups: 2, slots: 2, caps: true },
-    Shape { dim: 256, keys: 80, groups: 2, slots: 1, caps: true },
+const SHAPES: [Shape; 5] = [
+    Shape { name: "d64", groups: 3, unit_ns: 2400, tile_ns: 1530, ..NARROW },
+    Shape { name: "d64_fewer", groups: 2, unit_ns: 1400, tile_ns: 1170, ..NARROW },
+    Shape {
+        name: "d64_shared",
+        groups: 2,
+        split: 2,
+        stages: 4,
+        unit_ns: 1400,
+        tile_ns: 610,
+        ..NARROW
+    },
+    Shape { name: "d128", dim: 128, groups: 2, caps: true, ..NARROW },
+    Shape { name: "d256", dim: 256, keys: 80, groups: 2, slots: 1, caps: true, ..NARROW },
 ];
+
+const NARROW: Shape = Shape {
+    name: "",
+    dim: 64,
+    keys: 128,
+    groups: 0,
+    split: 1,
+    stages: 2,
+    slots: 2,
+    caps: false,
+    unit_ns: 0,
+    tile_ns: 0,
+};
+
+impl Shape {
+    fn takes(&self, problem: &Problem) -> bool {
+        problem.head_dim <= self.dim && (self.caps || problem.softcap == 0.0)
+    }
+
+    /// Queries of a unit.
+    fn queries(&self) -> usize {
+        64 * self.groups / self.split
+    }
+
+    fn units(&self, problem: &Problem) -> usize {
+        problem.seq_q.div_ceil(self.queries()) * problem.batch * problem.heads_q
+    }
+
+    /// Roughly how long the blocks take: units of one length go in waves; under a causal mask, where the longest go first,
+    /// the blocks end together, unless the longest unit takes longer than that. Lengths are taken to be full.
+    fn nanoseconds(&self, problem: &Problem) -> usize {
+        let (mask, window) = mask_of(problem);
+        let unit = |keys: usize| self.unit_ns + keys.div_ceil(self.keys) * self.tile_ns;
+        let units = self.units(problem);
+        if mask == 0 {
+            return units.div_ceil(PERSISTENT_BLOCKS) * unit(problem.seq_k);
+        }
+        // Keys that the queries of a unit see, from the last query to the first.
+        let before = problem.seq_k.saturating_sub(problem.seq_q);
+        let seen = |end: usize| (before + end).min(window + self.queries());
+        let rows = problem.seq_q.div_ceil(self.queries());
+        let ends = (1..=rows).map(|row| seen((row * self.queries()).min(problem.seq_q)));
+        let all: usize = ends.map(unit).sum::<usize>() * problem.batch * problem.heads_q;
+        all.div_ceil(PERSISTENT_BLOCKS).max(unit(seen(problem.seq_q)))
+    }
+
+    /// Queries, tiles of K and of V, outputs on their way where they fit, what warpgroups that share queries tell each
+    /// other, barriers, units, and room to begin at a multiple of 1024 bytes.
+    fn shared_bytes(&self) -> usize {
+        let outputs = if self.dim <= 128 { self.queries() } else { 0 };
+        let parts = 2 * (self.split - 1) * 128 * 16 * (self.dim / 8 + 1);
+        let rows = self.slots * self.queries() + 2 * self.stages * self.keys + outputs;
+        2 * self.dim * rows + parts + 512 + 1024
+    }
+}
+
+/// The shape that takes the problem in the least time.
+fn shape_for(problem: &Problem) -> Result<&'static Shape, Unsupported> {
+    let refused = || {
+        let dim = problem.head_dim;
+        Unsupported(format!("head_dim {dim} is not a multiple of 8 up to 256"))
+    };
+    if !problem.head_dim.is_multiple_of(8) {
+        return Err(refused());
+    }
+    let dim = SHAPES.iter().find(|shape| shape.takes(problem)).ok_or_else(refused)?.dim;
+    let of_dim = SHAPES.iter().filter(|shape| shape.dim == dim);
+    of_dim.min_by_key(|shape| shape.nanoseconds(problem)).ok_or_else(refused)
+}
 
 /// One warpgroup copies, the others compute, on Hopper's own instructions.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
@@ -136,25 +225,18 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     if problem.dtype == DType::F32 {
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
-    let fits = |shape: &&Shape| {
-        head_dim <= shape.dim
-            && head_dim.is_multiple_of(8)
-            && (shape.caps || problem.softcap == 0.0)
-    };
-    let Some(Shape { dim, keys, groups, slots, .. }) = SHAPES.iter().find(fits) else {
-        return Err(Unsupported(format!("head_dim {head_dim} is not a multiple of 8 up to 256")));
-    };
-    let queries = 64 * groups;
-    let units = seq_q.div_ceil(queries) * batch * heads_q;
+    let shape = shape_for(&problem)?;
+    let units = shape.units(&problem);
     if units > i32::MAX as usize {
         return Err(Unsupported("more units of work than 32-bit indices".into()));
     }
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
     let maps = [
-        head_map(&mut plan, at.q, [batch, seq_q, heads_q, head_dim], queries)?,
-        head_map(&mut plan, at.k, [batch, seq_k, heads_kv, head_dim], *keys)?,
-        head_map(&mut plan, at.v, [batch, seq_k, heads_kv, head_dim], *keys)?,
+        head_map(&mut plan, at.q, [batch, seq_q, heads_q, head_dim], shape.queries())?,
+        head_map(&mut plan, at.k, [batch, seq_k, heads_kv, head_dim], shape.keys)?,
+        head_map(&mut plan, at.v, [batch, seq_k, heads_kv, head_dim], shape.keys)?,
+        head_map(&mut plan, at.o, [batch, seq_q, heads_q, head_dim], 16)?,
     ];
     let (causal, window) = mask_of(&problem);
     let head_bytes = 4 * seq_k * head_dim;
@@ -173,15 +255,14 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let score = score_of(&problem);
     let args =
         [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &score, &[drawn.into()]].concat();
-    // Queries, two tiles of K and of V, barriers, units, and room to begin at a multiple of 1024 bytes.
-    let shared_bytes = 2 * dim * (slots * queries + 4 * keys) + 256 + 1024;
-    let symbol = format!("forward_d{dim}_{}", problem.dtype.name());
+    let symbol = format!("forward_{}_{}", shape.name, problem.dtype.name());
     let module = match problem.dtype {
         DType::F16 => "attention_warp_specialized.f16",
         _ => "attention_warp_specialized",
     };
     let grid = [units.min(PERSISTENT_BLOCKS), 1, 1];
-    plan.launch(module, symbol, grid, [128 * (groups + 1), 1, 1], shared_bytes, &args);
+    let block = [128 * (shape.groups + 1), 1, 1];
+    plan.launch(module, symbol, grid, block, shape.shared_bytes(), &args);
     Ok(plan)
 }
 
@@ -214,4 +295,54 @@ fn tiled(problem: &Problem, inputs: &Tensors, tiling: Tiling) -> Result<Plan, Un
     let block = [tiling.threads, 1, 1];
     plan.launch(tiling.module, tiling.symbol, grid, block, tiling.shared_bytes, &args);
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(sizes: &str) -> &'static str {
+        let text = format!("attention.forward:{sizes},dtype=bf16,seed=1");
+        let case: Case = text.parse().unwrap();
+        shape_for(&case.params::<Params>().unwrap().problem()).unwrap().name
+    }
+
+    fn square(batch: usize, heads: usize, seq: usize, dim: usize, mask: &str) -> &'static str {
+        shape(&format!(
+            "batch={batch},seq_q={seq},seq_k={seq},heads_q={heads},heads_kv={heads},head_dim={dim},mask={mask}"
+        ))
+    }
+
+    /// What was fastest on an H200, among the shapes for heads of 64, where they are a few per cent apart.
+    #[test]
+    fn narrow_heads_take_the_shape_that_was_fastest() {
+        for seq in [512, 1024, 2048] {
+            assert_eq!(square(1, 4, seq, 64, "full"), "d64_shared", "N{seq}");
+            assert_eq!(square(1, 4, seq, 64, "causal"), "d64_shared", "N{seq}");
+        }
+        assert_eq!(square(1, 4, 8192, 64, "full"), "d64_fewer");
+        assert_eq!(square(1, 16, 2048, 64, "full"), "d64_fewer");
+        assert_eq!(square(4, 32, 512, 64, "causal"), "d64_fewer");
+        assert_eq!(square(4, 32, 2048, 64, "full"), "d64");
+        assert_eq!(square(8, 32, 2048, 64, "full"), "d64");
+    }
+
+    #[test]
+    fn other_heads_have_one_shape_each() {
+        assert_eq!(square(1, 1, 16, 128, "full"), "d128");
+        assert_eq!(square(8, 32, 2048, 96, "causal"), "d128");
+        assert_eq!(square(1, 1, 16, 256, "full"), "d256");
+        assert_eq!(
+            shape("batch=1,seq_q=9,seq_k=9,heads_q=1,heads_kv=1,head_dim=64,softcap=5.0"),
+            "d128"
+        );
+    }
+
+    #[test]
+    fn every_shape_fits_a_multiprocessor() {
+        for shape in &SHAPES {
+            assert!(shape.shared_bytes() <= 227 << 10, "{}: {}", shape.name, shape.shared_bytes());
+            assert!(shape.stages.is_multiple_of(shape.split));
+        }
+    }
 }
