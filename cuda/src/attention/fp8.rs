@@ -94,7 +94,7 @@ fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 3], 
 
 /// One warpgroup copies, two compute, on 8-bit tensor cores.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    /// Stages of keys and of values, and units whose queries (and outputs) fit into shared memory.
+    /// Stages of keys and of values, and units whose queries fit into shared memory.
     const STAGES: usize = 4;
     const SLOTS: usize = 2;
     let problem = case.params::<Params>()?.problem();
@@ -114,15 +114,23 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let maps = maps(&mut plan, &problem, &at)?;
     let (causal, window) = mask_of(&problem);
     let head_bytes = 2 * seq_k * head_dim;
-    let section = (SECTION_BYTES / head_bytes.max(1)).max(1) * problem.group();
+    let section = ((SECTION_BYTES / head_bytes.max(1)).max(1) * problem.group())
+        .min((batch * heads_q).max(1));
+    // Units of a causal mask differ, so blocks draw them; a block's first is its own.
+    let drawn = (causal != 0 && units > PERSISTENT_BLOCKS).then(|| {
+        let drawn = plan.scratch("drawn", DType::I32, &[1]);
+        plan.fill(drawn, 0);
+        drawn
+    });
     let buffers = [&at.scales[..], &at.lengths, &[at.o, at.lse]].concat();
     let buffers: Vec<Arg> = buffers.into_iter().map(Arg::from).collect();
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
     let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::I32(section as i32)];
     let scale = [Arg::F32(problem.scale as f32)];
-    let args = [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &scale].concat();
-    // Queries with room for their outputs in 16 bits, tiles of K and of V, barriers, and room to begin at 1024 bytes.
-    let shared_bytes = TILE * TILE_DIM * (2 * SLOTS + 2 * STAGES) + 256 + 1024;
+    let args =
+        [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &scale, &[drawn.into()]].concat();
+    // Queries, tiles of K and of V, barriers, units, and room to begin at a multiple of 1024 bytes.
+    let shared_bytes = TILE * TILE_DIM * (SLOTS + 2 * STAGES) + 256 + 1024;
     let (module, symbol) = match problem.dtype {
         DType::F16 => ("attention_fp8_warp_specialized.f16", "forward_d128_f16"),
         _ => ("attention_fp8_warp_specialized", "forward_d128_bf16"),
