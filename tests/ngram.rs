@@ -264,15 +264,15 @@ fn hashed_to(hash: u32) -> u32 {
 
 /// Tokens whose hashes differ in their low bits alone share a bucket and the first slot that they try there; the hash
 /// with all bits set marks free slots. No drawn case of a size to simulate fills a table, so that its keys are counted
-/// class by class.
+/// class by class; nor has one a large bucket of which one key is most, the marking one too.
 #[test]
 fn partition_counts_a_bucket_that_its_table_cannot_hold() {
     let once: Vec<u32> = (0..1500).chain([u32::MAX]).map(hashed_to).collect();
     let variant = variants().find(|v| v.op == "ngram.count" && v.name == "partition").unwrap();
     let simulator = Simulator::new();
+    let mostly = |hash: u32| [once.clone(), vec![hashed_to(hash); 6000]].concat();
     // Few enough for every thread to hold its keys at once, and more.
-    for repeats in [1, 3] {
-        let tokens = once.repeat(repeats);
+    for tokens in [once.clone(), once.repeat(3), mostly(7), mostly(u32::MAX)] {
         let p =
             CountParams { tokens: tokens.len(), order: 1, vocab: 1 << 32, source: Source::Uniform };
         let tokens = Tensors::new().with("tokens", Tensor::new(&[p.tokens], Data::U32(tokens)));

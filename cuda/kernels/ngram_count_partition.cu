@@ -5,96 +5,27 @@
 // Shapes: tokens [n] u32; hashed [n − order + 1] u32 or u64; offsets [buckets + 1] u32, cursors [digits] and [buckets] u32;
 //   buckets = 2^bucket_bits, of which the first pass tells apart `digits`; outputs ngrams, counts, unique.
 // Plan: histogram: every block counts the buckets of its share in shared memory. offsets: one block scans them. first: a
-//   block packs and hashes a tile of 4096 positions, ranks it by additions in shared memory, reserves room in each digit's
+//   block packs and hashes a tile of 32 KiB of keys, ranks it by additions in shared memory, reserves room in each digit's
 //   part by one addition and writes runs. second: the same within each part. count: a block a bucket; what finds no slot in
 //   its table makes it take the bucket's classes (keys with equal low bits) one after the other. The hash is a bijection
-//   whose high bits name the bucket, so passes move hashes alone and the last kernel undoes them.
+//   whose high bits name the bucket, so passes move hashes alone and the last kernel undoes them. Entries fill the outputs
+//   from the front; a block zeroes as many places at their end as its bucket had repeats, which is all of the tail.
 // Numerics: integers; counts do not depend on the order of events, the order of the entries does.
 // Limits: n < 2^32, bucket_bits 2 to 15, at most 256 digits a pass. A bucket is one block's: an n-gram that is half of the
-//   text leaves the others idle, and keys chosen against the fixed hash share one, in time quadratic in their number.
-#include "ngram.cuh"
+//   text leaves the others idle, although its threads count it in registers, and keys chosen against the fixed hash share
+//   one, in time quadratic in their number.
+// Tried: a single pass into 4096 buckets and packed slots; its runs of four keys take the L2 cache longer than two passes.
+//   Additions to one word of shared memory take a lane a cycle, also those of 1: hence the hot key's registers. Fewer threads
+//   a bucket with more keys each: their tables leave fewer warps on a multiprocessor.
+#include "ngram_table.cuh"
 
-static constexpr int THREADS = 512, WARPS = THREADS / 32, ITEMS = 8, TILE = THREADS * ITEMS, DIGITS = 256;
-static constexpr int COUNT_THREADS = 512, COUNT_ITEMS = 5, SLOT_BITS = 12, SLOTS = 1 << SLOT_BITS, PROBES = 128, HISTOGRAM_THREADS = 1024;
+static constexpr int THREADS = 512, WARPS = THREADS / 32, DIGITS = 256;
+template <typename Key> static constexpr int ITEMS = 64 / sizeof(Key);
+template <typename Key> static constexpr int TILE = THREADS * ITEMS<Key>;
+static constexpr int COUNT_ITEMS = 5, HISTOGRAM_THREADS = 1024;
+template <typename Key> static constexpr int AHEAD = 32 / sizeof(Key);  // keys of a large bucket that a thread loads at once
 
-// An odd factor and what undoes it; each step of Newton's doubles the correct low bits, of which 3 are there.
-template <typename Key> constexpr Key inverse(Key factor) {
-    Key x = factor;
-    for (int i = 0; i < 5; ++i) x *= 2 - factor * x;
-    return x;
-}
-template <typename Key> struct Hash;
-template <> struct Hash<u32> {
-    static constexpr u32 FIRST = 0x9e3779b1u, SECOND = 0x85ebca77u;
-    static constexpr int BITS = 32;
-};
-template <> struct Hash<u64> {
-    static constexpr u64 FIRST = 0x9e3779b97f4a7c15ull, SECOND = 0xff51afd7ed558ccdull;
-    static constexpr int BITS = 64;
-};
-template <typename Key> __device__ __forceinline__ Key hashed(Key key) {
-    typedef Hash<Key> H;
-    key *= H::FIRST;
-    return (key ^ key >> H::BITS / 2) * H::SECOND;
-}
-template <typename Key> __device__ __forceinline__ Key unhashed(Key key) {
-    typedef Hash<Key> H;
-    constexpr Key first = inverse(H::FIRST), second = inverse(H::SECOND);
-    key *= second;
-    return (key ^ key >> H::BITS / 2) * first;
-}
-
-// Four tokens from `at` on, a multiple of 4; 0 beyond the stream.
-__device__ __forceinline__ void four_tokens(const u32* __restrict__ tokens, i64 at, i64 n, u32* to) {
-    if (at + 4 <= n) {
-        const uint4 four = __ldg((const uint4*)(tokens + at));
-        to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) to[j] = at + j < n ? tokens[at + j] : 0;
-}
-// x << by, 0 where `by` is as wide as x or wider.
-__device__ __forceinline__ u32 shifted(u32 x, u32 by) {
-    asm("shl.b32 %0, %0, %1;" : "+r"(x) : "r"(by));
-    return x;
-}
-__device__ __forceinline__ u64 shifted(u64 x, u32 by) {
-    asm("shl.b64 %0, %0, %1;" : "+l"(x) : "r"(by));
-    return x;
-}
-// Hashes of the n-grams that start at the first four of eight tokens: tokens beyond the order are shifted out.
-template <typename Key> __device__ __forceinline__ void four_hashed(const u32 (&token)[8], int order, int bits, Key (&to)[4]) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-        to[j] = 0;
-#pragma unroll
-        for (int k = 0; k < 5; ++k)
-            if (j + k < 8) to[j] |= shifted((Key)token[j + k], k < order ? bits * (order - 1 - k) : 64);
-        to[j] = hashed(to[j]);
-    }
-}
-// The same of `Groups` times 128 positions a warp, from `start` on, a lane's four side by side; all loads come first.
-template <typename Key, int Groups>
-__device__ __forceinline__ void warp_hashed(const u32* __restrict__ tokens, i64 start, i64 n, int order, int bits,
-                                            Key (&to)[4 * Groups]) {
-    u32 token[Groups][8];
-#pragma unroll
-    for (int group = 0; group < Groups; ++group) {
-        const i64 at = start + group * 128 + threadIdx.x % 32 * 4;
-        four_tokens(tokens, at, n, token[group]);
-        four_tokens(tokens, at + 4, n, token[group] + 4);
-    }
-#pragma unroll
-    for (int group = 0; group < Groups; ++group) {
-        Key four[4];
-        four_hashed(token[group], order, bits, four);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) to[group * 4 + j] = four[j];
-    }
-}
-
-template <typename Key>
+template <typename Key, bool Pairs>
 __device__ void histogram(const u32* __restrict__ tokens, u32* __restrict__ totals, i64 n, int order, int bits,
                           int bucket_bits, i64 share) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -107,7 +38,7 @@ __device__ void histogram(const u32* __restrict__ tokens, u32* __restrict__ tota
     for (i64 base = start + threadIdx.x / 32 * (128 * GROUPS); base < end;
          base += 4 * GROUPS * HISTOGRAM_THREADS) {
         Key key[4 * GROUPS];
-        warp_hashed<Key, GROUPS>(tokens, base, n, order, bits, key);
+        warp_hashed<Key, GROUPS, Pairs>(tokens, base, n, order, bits, key);
 #pragma unroll
         for (int i = 0; i < 4 * GROUPS; ++i)
             if (base + i / 4 * 128 + threadIdx.x % 32 * 4 + i % 4 < end)
@@ -125,45 +56,51 @@ __device__ __forceinline__ u32 block_exclusive_sum(u32 x, u32* partial) {
     const u32 sum = warp_sum_so_far(x);
     if (lane == 31) partial[warp] = sum;
     __syncthreads();
-    u32 before = 0;
-#pragma unroll 1
-    for (int w = 0; w < warp; ++w) before += partial[w];
-    return before + sum - x;
+    return __reduce_add_sync(0xffffffffu, lane < warp ? partial[lane] : 0u) + sum - x;
 }
 
 // One block turns the buckets' sizes into their starts, in place, with the end of the last behind them, and sets what the
-// passes count up.
+// other kernels count up. A warp has a stretch of words of four buckets, a word a lane and round.
 extern "C" __global__ void __launch_bounds__(1024)
     partition_offsets(u32* offsets, u32* __restrict__ first, u32* __restrict__ second, u64* __restrict__ unique,
-                      int bucket_bits, int second_bits) {
+                      u64* __restrict__ repeated, int bucket_bits, int second_bits) {
     __shared__ u32 partial[32];
-    constexpr int MOST = 8;  // words of four buckets a thread
-    const int buckets = 1 << bucket_bits, words = (buckets + 4095) / 4096, from = threadIdx.x * words;
+    constexpr int MOST = 8;  // rounds
+    const int words = (1 << bucket_bits) / 4, rounds = (words + 1023) / 1024;
+    const int from = threadIdx.x / 32 * 32 * rounds + threadIdx.x % 32;
     uint4* of_words = reinterpret_cast<uint4*>(offsets);
     uint4 held[MOST];
-    u32 own = 0;
+    u32 so_far[MOST], own = 0;  // up to and including the lane's word of that round
+#pragma unroll
+    for (int i = 0; i < MOST; ++i)
+        held[i] = i < rounds && from + i * 32 < words ? of_words[from + i * 32] : make_uint4(0, 0, 0, 0);
 #pragma unroll
     for (int i = 0; i < MOST; ++i) {
-        held[i] = i < words && from + i < buckets / 4 ? of_words[from + i] : make_uint4(0, 0, 0, 0);
-        own += held[i].x + held[i].y + held[i].z + held[i].w;
+        so_far[i] = own + warp_sum_so_far(held[i].x + held[i].y + held[i].z + held[i].w);
+        own = __shfl_sync(0xffffffffu, so_far[i], 31);
     }
-    u32 at = block_exclusive_sum(own, partial);
+    if (threadIdx.x % 32 == 31) partial[threadIdx.x / 32] = own;
+    __syncthreads();
+    u32 before = 0;
+#pragma unroll 1
+    for (u32 w = 0; w < threadIdx.x / 32; ++w) before += partial[w];
 #pragma unroll
     for (int i = 0; i < MOST; ++i) {
-        if (i >= words || from + i >= buckets / 4) continue;
-        const uint4 starts = {at, at + held[i].x, at + held[i].x + held[i].y, at + held[i].x + held[i].y + held[i].z};
-        at = starts.w + held[i].w;
-        of_words[from + i] = starts;
-        reinterpret_cast<uint4*>(second)[from + i] = starts;
-        if (from + i == buckets / 4 - 1) offsets[buckets] = at;
+        const int word = from + i * 32;
+        if (i >= rounds || word >= words) continue;
+        const u32 end = before + so_far[i], w = end - held[i].w, z = w - held[i].z, y = z - held[i].y;
+        const uint4 starts = {y - held[i].x, y, z, w};
+        of_words[word] = starts;
+        reinterpret_cast<uint4*>(second)[word] = starts;
+        if (word == words - 1) offsets[4 * words] = end;
     }
     __syncthreads();
-    if (threadIdx.x < buckets >> second_bits) first[threadIdx.x] = offsets[threadIdx.x << second_bits];
-    if (threadIdx.x == 0) *unique = 0;
+    if (threadIdx.x < 1 << (bucket_bits - second_bits)) first[threadIdx.x] = offsets[threadIdx.x << second_bits];
+    if (threadIdx.x == 0) *unique = *repeated = 0;
 }
 
 template <typename Key> struct Staged {
-    Key keys[TILE];
+    Key keys[TILE<Key>];
     u32 bins[DIGITS];       // sizes of the tile's runs, then their starts
     u32 to_global[DIGITS];  // what turns a position in the tile into one in the output
     u32 partial[WARPS];
@@ -171,14 +108,14 @@ template <typename Key> struct Staged {
 
 // Writes this block's `held` keys, of which thread `t` has those with a bit in `mine`, to their digits' parts.
 template <typename Key>
-__device__ __forceinline__ void scatter(const Key (&key)[ITEMS], u32 mine, u32 held, Key* __restrict__ out,
+__device__ __forceinline__ void scatter(const Key (&key)[ITEMS<Key>], u32 mine, u32 held, Key* __restrict__ out,
                                         u32* __restrict__ cursors, int shift, u32 digit_mask, Staged<Key>& staged) {
     for (int bin = threadIdx.x; bin < DIGITS; bin += THREADS) staged.bins[bin] = 0;
     __syncthreads();
-    u32 rank[ITEMS];
+    u32 rank[ITEMS<Key> / 2] = {};  // two a word
 #pragma unroll
-    for (int i = 0; i < ITEMS; ++i)
-        if (mine >> i & 1u) rank[i] = atomicAdd(&staged.bins[(u32)(key[i] >> shift) & digit_mask], 1u);
+    for (int i = 0; i < ITEMS<Key>; ++i)
+        if (mine >> i & 1u) rank[i / 2] |= atomicAdd(&staged.bins[(u32)(key[i] >> shift) & digit_mask], 1u) << i % 2 * 16;
     __syncthreads();
     const bool is_digit = threadIdx.x < DIGITS;
     const u32 size = is_digit ? staged.bins[threadIdx.x] : 0u;
@@ -190,11 +127,12 @@ __device__ __forceinline__ void scatter(const Key (&key)[ITEMS], u32 mine, u32 h
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < ITEMS; ++i)
-        if (mine >> i & 1u) staged.keys[staged.bins[(u32)(key[i] >> shift) & digit_mask] + rank[i]] = key[i];
+    for (int i = 0; i < ITEMS<Key>; ++i)
+        if (mine >> i & 1u)
+            staged.keys[staged.bins[(u32)(key[i] >> shift) & digit_mask] + (rank[i / 2] >> i % 2 * 16 & 0xffffu)] = key[i];
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
+    for (int i = 0; i < ITEMS<Key>; ++i) {
         const u32 at = i * THREADS + threadIdx.x;
         if (at >= held) break;
         const Key moved = staged.keys[at];
@@ -202,18 +140,18 @@ __device__ __forceinline__ void scatter(const Key (&key)[ITEMS], u32 mine, u32 h
     }
 }
 
-template <typename Key>
+template <typename Key, bool Pairs>
 __device__ void first_pass(const u32* __restrict__ tokens, Key* __restrict__ out, u32* __restrict__ cursors, i64 n, int order,
                            int bits, int first_bits) {
     extern __shared__ __align__(16) unsigned char memory[];
-    const i64 start = (i64)blockIdx.x * TILE, left = n - order + 1 - start;
-    const u32 held = left < TILE ? (u32)left : TILE;
-    const u32 in_tile = threadIdx.x / 32 * 32 * ITEMS + threadIdx.x % 32 * 4;
-    Key key[ITEMS];
-    warp_hashed<Key, ITEMS / 4>(tokens, start + threadIdx.x / 32 * 32 * ITEMS, n, order, bits, key);
+    const i64 start = (i64)blockIdx.x * TILE<Key>, left = n - order + 1 - start;
+    const u32 held = left < TILE<Key> ? (u32)left : TILE<Key>;
+    const u32 in_tile = threadIdx.x / 32 * 32 * ITEMS<Key> + threadIdx.x % 32 * 4;
+    Key key[ITEMS<Key>];
+    warp_hashed<Key, ITEMS<Key> / 4, Pairs>(tokens, start + threadIdx.x / 32 * 32 * ITEMS<Key>, n, order, bits, key);
     u32 mine = 0;
 #pragma unroll
-    for (int i = 0; i < ITEMS; ++i)
+    for (int i = 0; i < ITEMS<Key>; ++i)
         if (in_tile + i / 4 * 128 + i % 4 < held) mine |= 1u << i;
     scatter(key, mine, held, out, cursors, Hash<Key>::BITS - first_bits, (1u << first_bits) - 1,
             *reinterpret_cast<Staged<Key>*>(memory));
@@ -223,15 +161,15 @@ template <typename Key>
 __device__ void second_pass(const Key* __restrict__ keys, Key* __restrict__ out, u32* __restrict__ cursors,
                             const u32* __restrict__ offsets, i64 ngrams, int bucket_bits, int second_bits) {
     extern __shared__ __align__(16) unsigned char memory[];
-    const i64 start = (i64)blockIdx.x * TILE, end = start + TILE < ngrams ? start + TILE : ngrams;
+    const i64 start = (i64)blockIdx.x * TILE<Key>, end = start + TILE<Key> < ngrams ? start + TILE<Key> : ngrams;
     // A part of the first pass after the other: most tiles have one or two.
     for (i64 begin = start; begin < end;) {
         const u32 part = (u32)(keys[begin] >> (Hash<Key>::BITS - bucket_bits + second_bits));
         const i64 part_end = offsets[(part + 1) << second_bits], stop = part_end < end ? part_end : end;
-        Key key[ITEMS];
+        Key key[ITEMS<Key>];
         u32 mine = 0;
 #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) {
+        for (int i = 0; i < ITEMS<Key>; ++i) {
             const i64 at = begin + i * THREADS + threadIdx.x;
             key[i] = 0;
             if (at >= stop) continue;
@@ -243,107 +181,6 @@ __device__ void second_pass(const Key* __restrict__ keys, Key* __restrict__ out,
         begin = stop;  // the next part's barriers keep what this one still reads
     }
 }
-
-// A bucket's table. The hash with all bits set, which marks free slots, is counted apart.
-template <typename Key> struct Table {
-    static constexpr Key FREE = ~(Key)0;
-    static constexpr int NONE = -1;
-    Key keys[SLOTS];
-    u32 counts[SLOTS];
-    u32 marker, full, partial[COUNT_THREADS / 32];
-    u64 start;
-
-    __device__ __forceinline__ void clear() {
-        uint4 *of_keys = reinterpret_cast<uint4*>(keys), *of_counts = reinterpret_cast<uint4*>(counts);
-#pragma unroll 1
-        for (int i = threadIdx.x; i < (int)(sizeof(keys) / 16); i += COUNT_THREADS) of_keys[i] = make_uint4(~0u, ~0u, ~0u, ~0u);
-#pragma unroll 1
-        for (int i = threadIdx.x; i < (int)(sizeof(counts) / 16); i += COUNT_THREADS) of_counts[i] = make_uint4(0, 0, 0, 0);
-        if (threadIdx.x == 0) marker = full = 0;
-    }
-    // Counts a key; the slot that it takes if it is the first, whose addition is never made, otherwise NONE.
-    __device__ __forceinline__ int add(Key key, int bucket_bits) {
-        if (key == FREE) {
-            atomicAdd(&marker, 1u);
-            return NONE;
-        }
-        u32 slot = (u32)((Key)(key << bucket_bits) >> (Hash<Key>::BITS - SLOT_BITS));
-#pragma unroll 1
-        for (int probe = 0; probe < PROBES; ++probe) {
-            // Where most keys come again, a look at the slot spares the exchange; long keys are mostly new.
-            Key held = sizeof(Key) == 4 ? *(volatile Key*)&keys[slot] : FREE;
-            if (held == FREE) {
-                held = atomicCAS(&keys[slot], FREE, key);
-                if (held == FREE) return (int)slot;
-            }
-            if (held == key) {
-                atomicAdd(&counts[slot], 1u);
-                return NONE;
-            }
-            slot = (slot + 1) % SLOTS;
-        }
-        atomicOr(&full, 1u);
-        return NONE;
-    }
-    // Writes the entries at the slots that this thread names, where one addition to `unique` found room for all.
-    template <int N, int Unroll, typename Slot>
-    __device__ __forceinline__ void emit(const Slot& slot, u64* __restrict__ ngrams, u32* __restrict__ to, u64* unique) {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        u32 used = 0;
-#pragma unroll Unroll
-        for (int i = 0; i < N; ++i) used += __popc(__ballot_sync(0xffffffffu, slot(i) != NONE));
-        if (lane == 0) partial[warp] = used;
-        __syncthreads();
-        if (warp == 0) {
-            const u32 own = lane < COUNT_THREADS / 32 ? partial[lane] : 0u;
-            const u32 all = __reduce_add_sync(0xffffffffu, own) + (marker > 0);
-            if (lane == 0) start = all > 0 ? atomicAdd(unique, (u64)all) : 0;
-        }
-        u32 before = 0;
-#pragma unroll 1
-        for (int w = 0; w < warp; ++w) before += partial[w];
-        __syncthreads();
-        u64 at = start + before;
-#pragma unroll Unroll
-        for (int i = 0; i < N; ++i) {
-            const int own = slot(i);
-            const u32 lanes = __ballot_sync(0xffffffffu, own != NONE);
-            if (own != NONE) {
-                const u64 entry = at + __popc(lanes & ((1u << lane) - 1u));
-                ngrams[entry] = unhashed(keys[own]);
-                to[entry] = counts[own] + 1;
-            }
-            at += __popc(lanes);
-        }
-        if (marker > 0 && threadIdx.x == COUNT_THREADS - 1) {
-            ngrams[at] = unhashed(FREE);
-            to[at] = marker;
-        }
-    }
-    // Of all slots.
-    __device__ __forceinline__ void emit_all(u64* __restrict__ ngrams, u32* __restrict__ to, u64* unique) {
-        const auto slot = [this](int i) {
-            const int at = i * COUNT_THREADS + threadIdx.x;
-            return keys[at] != FREE ? at : NONE;
-        };
-        emit<SLOTS / COUNT_THREADS, 1>(slot, ngrams, to, unique);
-    }
-};
-
-// Keys are of a class if their low `depth` bits are `low`.
-struct Class {
-    int depth;
-    u64 low;
-    __device__ __forceinline__ bool has(u64 key) const { return (key & ((1ull << depth) - 1)) == low; }
-    __device__ __forceinline__ void split() { ++depth; }
-    // The next in order; false after the last.
-    __device__ __forceinline__ bool next() {
-        while (depth > 0 && low >> (depth - 1) & 1) low ^= 1ull << --depth;
-        if (depth == 0) return false;
-        low |= 1ull << (depth - 1);
-        return true;
-    }
-};
 
 // Adds this thread's share of at most COUNT_ITEMS * COUNT_THREADS keys to a table that is cleared first: the loads are under
 // way meanwhile.
@@ -361,16 +198,64 @@ __device__ __forceinline__ void count_at_once(Table<Key>& table, const Key* __re
         slot[i] = i * COUNT_THREADS + threadIdx.x < size ? table.add(key[i], bucket_bits) : Table<Key>::NONE;
 }
 
+// The key that most of 32 keys of a large bucket are, FREE if it is few of them: threads count it in registers, where
+// additions to its slot would wait for each other.
+template <typename Key> __device__ __forceinline__ void find_hot(Table<Key>& table, const Key* __restrict__ keys, u32 size) {
+    if (threadIdx.x >= 32) return;
+    const Key key = keys[(u64)size * threadIdx.x / 32];
+    u32 alike = 0;
+    for (int lane = 0; lane < 32; ++lane) alike += __shfl_sync(0xffffffffu, key, lane) == key;
+    const u32 best = __reduce_max_sync(0xffffffffu, alike << 5 | threadIdx.x);
+    if (threadIdx.x == best % 32) table.hot = best >> 5 >= 4 ? key : Table<Key>::FREE;
+}
+
 // Adds the keys of a class to a table that is cleared first; whether they found room.
 template <typename Key>
 __device__ __forceinline__ bool count_class(Table<Key>& table, const Key* __restrict__ keys, u32 size, int bucket_bits,
                                             const Class& of) {
     table.clear();
     __syncthreads();
+    const Key hot = table.hot, mask = of.mask(), low = (Key)of.low;
+    u32 of_hot = 0;
+    u32 at = threadIdx.x;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < size; i += COUNT_THREADS) {
-        const Key key = keys[i];
-        if (of.has(key)) table.add(key, bucket_bits);
+    for (; at + (AHEAD<Key> - 1) * COUNT_THREADS < size; at += AHEAD<Key> * COUNT_THREADS) {
+        Key key[AHEAD<Key>];
+#pragma unroll
+        for (int i = 0; i < AHEAD<Key>; ++i) key[i] = keys[at + i * COUNT_THREADS];
+        u32 others = 0;  // a bit a key that the table counts
+#pragma unroll
+        for (int i = 0; i < AHEAD<Key>; ++i) {
+            const bool held = (key[i] & mask) == low;
+            if (held && key[i] == hot) ++of_hot;
+            if (held && key[i] != hot) others |= 1u << i;
+        }
+#pragma unroll 1
+        for (; others > 0; others &= others - 1) {
+            Key own = key[0];
+#pragma unroll
+            for (int i = 1; i < AHEAD<Key>; ++i) own = __ffs(others) == i + 1 ? key[i] : own;
+            table.add(own, bucket_bits);
+        }
+    }
+#pragma unroll 1
+    for (; at < size; at += COUNT_THREADS) {
+        const Key key = keys[at];
+        if ((key & mask) != low) continue;
+        if (key == hot)
+            ++of_hot;
+        else
+            table.add(key, bucket_bits);
+    }
+    if (of_hot > 0) atomicAdd(&table.of_hot, of_hot);
+    __syncthreads();
+    if (threadIdx.x == 0 && table.of_hot > 0) {
+        if (hot == Table<Key>::FREE) {
+            table.marker = table.of_hot;
+        } else {
+            const int slot = table.add(hot, bucket_bits);  // NONE if the table is full
+            if (slot != Table<Key>::NONE) table.counts[slot] = table.of_hot - 1;
+        }
     }
     __syncthreads();
     const bool fits = table.full == 0;
@@ -378,46 +263,75 @@ __device__ __forceinline__ bool count_class(Table<Key>& table, const Key* __rest
     return fits;
 }
 
+// Zeroes words[from .. to) by the whole block.
+template <typename Word> __device__ __forceinline__ void zero(Word* __restrict__ words, i64 from, i64 to) {
+    constexpr int WIDE = 16 / sizeof(Word);
+    const i64 first = (from + WIDE - 1) / WIDE, last = to / WIDE;
+#pragma unroll 1
+    for (i64 i = first + threadIdx.x; i < last; i += COUNT_THREADS) reinterpret_cast<uint4*>(words)[i] = make_uint4(0, 0, 0, 0);
+    if (threadIdx.x >= WIDE) return;
+    const i64 low = from + threadIdx.x, high = last * WIDE + threadIdx.x;
+    if (low < to && low < first * WIDE) words[low] = 0;
+    if (high < to && high >= first * WIDE) words[high] = 0;
+}
+
 template <typename Key>
 __device__ void count(const Key* __restrict__ keys, const u32* __restrict__ offsets, u64* __restrict__ ngrams,
-                      u32* __restrict__ counts, u64* __restrict__ unique, int bucket_bits) {
+                      u32* __restrict__ counts, u64* __restrict__ unique, u64* __restrict__ repeated, i64 capacity,
+                      int bucket_bits) {
     extern __shared__ __align__(16) unsigned char memory[];
     Table<Key>& table = *reinterpret_cast<Table<Key>*>(memory);
     const u32 begin = offsets[blockIdx.x], size = offsets[blockIdx.x + 1] - begin;
     if (size == 0) return;
     keys += begin;
+    bool counted = false;
+    if (threadIdx.x == 0) table.entries = 0;
     if (size <= COUNT_ITEMS * COUNT_THREADS) {
         int slot[COUNT_ITEMS];
         count_at_once(table, keys, size, bucket_bits, slot);
         __syncthreads();
-        if (table.full == 0)
-            return table.template emit<COUNT_ITEMS, COUNT_ITEMS>([&](int i) { return slot[i]; }, ngrams, counts, unique);
+        counted = table.full == 0;
+        if (counted) table.template emit<COUNT_ITEMS, COUNT_ITEMS>([&](int i) { return slot[i]; }, ngrams, counts, unique);
         __syncthreads();
     }
-    Class of{0, 0};
-    do {
-        while (!count_class(table, keys, size, bucket_bits, of)) of.split();
-        table.emit_all(ngrams, counts, unique);
-        __syncthreads();
-    } while (of.next());
+    if (!counted) {
+        find_hot(table, keys, size);
+        Class of{0, 0};
+        do {
+            while (!count_class(table, keys, size, bucket_bits, of)) of.split();
+            table.emit_all(ngrams, counts, unique);
+            __syncthreads();
+        } while (of.next());
+    }
+    // Each key that was no entry leaves one free at the end of the outputs.
+    const u32 free = size - table.entries;
+    if (free == 0) return;
+    if (threadIdx.x == 0) table.start = atomicAdd(repeated, (u64)free);
+    __syncthreads();
+    const i64 to = capacity - (i64)table.start;
+    zero(ngrams, to - free, to), zero(counts, to - free, to);
 }
 
-#define PARTITION(Key, suffix)                                                                                         \
+#define PARTITION_STREAM(Key, suffix, Pairs)                                                                           \
     extern "C" __global__ void __launch_bounds__(HISTOGRAM_THREADS) partition_histogram_##suffix(                      \
         const u32* tokens, u32* totals, i64 n, int order, int bits, int bucket_bits, i64 share) {                      \
-        histogram<Key>(tokens, totals, n, order, bits, bucket_bits, share);                                            \
+        histogram<Key, Pairs>(tokens, totals, n, order, bits, bucket_bits, share);                                     \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) partition_first_##suffix(                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) partition_first_##suffix(                                 \
         const u32* tokens, Key* out, u32* cursors, i64 n, int order, int bits, int first_bits) {                       \
-        first_pass<Key>(tokens, out, cursors, n, order, bits, first_bits);                                             \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS, 3) partition_second_##suffix(                                   \
+        first_pass<Key, Pairs>(tokens, out, cursors, n, order, bits, first_bits);                                      \
+    }
+#define PARTITION(Key, suffix)                                                                                         \
+    PARTITION_STREAM(Key, suffix, false)                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, 3) partition_second_##suffix(                                \
         const Key* keys, Key* out, u32* cursors, const u32* offsets, i64 ngrams, int bucket_bits, int second_bits) {   \
         second_pass<Key>(keys, out, cursors, offsets, ngrams, bucket_bits, second_bits);                               \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(COUNT_THREADS) partition_count_##suffix(                              \
-        const Key* keys, const u32* offsets, u64* ngrams, u32* counts, u64* unique, int bucket_bits) {                 \
-        count<Key>(keys, offsets, ngrams, counts, unique, bucket_bits);                                                \
+    extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 4) partition_count_##suffix(                              \
+        const Key* keys, const u32* offsets, u64* ngrams, u32* counts, u64* unique, u64* repeated, i64 capacity,       \
+        int bucket_bits) {                                                                                             \
+        count<Key>(keys, offsets, ngrams, counts, unique, repeated, capacity, bucket_bits);                            \
     }
 PARTITION(u32, u32)
 PARTITION(u64, u64)
+PARTITION_STREAM(u32, pairs_u32, true)

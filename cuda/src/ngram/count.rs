@@ -17,9 +17,9 @@ const DIRECT_BITS: u32 = 26;
 
 /// Sizes that the launches of `ngram_count_partition` share with the kernels.
 mod partition {
-    /// Threads of a block of the passes, and positions of its tile.
+    /// Threads of a block of the passes, and bytes of the keys of its tile.
     pub const THREADS: usize = 512;
-    pub const TILE: usize = 4096;
+    pub const TILE_BYTES: usize = 32768;
     /// Runs of a tile at most.
     pub const DIGITS: usize = 256;
     /// Threads of a block that counts a bucket, and slots of its table.
@@ -180,6 +180,7 @@ pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let offsets = plan.scratch("offsets", DType::U32, &[(1 << bucket_bits) + 1]);
     let first = plan.scratch("first", DType::U32, &[1 << first_bits]);
     let second = plan.scratch("second", DType::U32, &[1 << bucket_bits]);
+    let repeated = plan.scratch("repeated", DType::U64, &[1]);
     plan.fill(offsets, 0);
     let int = |value: usize| Arg::from(value as i32);
     let stream = [p.tokens.into(), c.order.into(), c.bits.into()];
@@ -187,28 +188,30 @@ pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
         |symbol: String, blocks: usize, threads: usize, shared: usize, args: &[Arg]| {
             plan.launch(MODULE, symbol, [blocks, 1, 1], [threads, 1, 1], shared, args);
         };
-    // Whole tiles, so that a share starts on 16 bytes.
-    let share = n.div_ceil(of::HISTOGRAMS).next_multiple_of(of::TILE).max(of::TILE);
+    // A share starts on 16 bytes.
+    let share = n.div_ceil(of::HISTOGRAMS).next_multiple_of(TILE).max(TILE);
     let to_offsets =
         [&[c.tokens.into(), offsets.into()], &stream[..], &[int(bucket_bits), share.into()]];
     let symbol = |name: &str| format!("partition_{name}_{suffix}");
-    launch(symbol("histogram"), n.div_ceil(share), 1024, 4 << bucket_bits, &to_offsets.concat());
-    let starts = [offsets.into(), first.into(), second.into(), c.unique.into()];
+    // The kernels that read the stream know order 2 of narrow keys.
+    let pairs = if p.order == 2 && width == DType::U32 { "pairs_" } else { "" };
+    let of_stream = |name: &str| format!("partition_{name}_{pairs}{suffix}");
+    launch(of_stream("histogram"), n.div_ceil(share), 1024, 4 << bucket_bits, &to_offsets.concat());
+    let starts = [offsets.into(), first.into(), second.into(), c.unique.into(), repeated.into()];
     let args = [&starts[..], &[int(bucket_bits), int(second_bits)]].concat();
     launch("partition_offsets".into(), 1, 1024, 0, &args);
-    let staged = of::TILE * width.bytes() + 4 * (2 * of::DIGITS + of::THREADS / 32);
-    let tiles = n.div_ceil(of::TILE);
+    let staged = of::TILE_BYTES + 4 * (2 * of::DIGITS + of::THREADS / 32);
+    let tiles = n.div_ceil(of::TILE_BYTES / width.bytes());
     let args =
         [&[c.tokens.into(), hashed[0].into(), first.into()], &stream[..], &[int(first_bits)]];
-    launch(symbol("first"), tiles, of::THREADS, staged, &args.concat());
+    launch(of_stream("first"), tiles, of::THREADS, staged, &args.concat());
     let bits = [int(bucket_bits), int(second_bits)];
     let keys = [hashed[0].into(), hashed[1].into(), second.into(), offsets.into(), n.into()];
     launch(symbol("second"), tiles, of::THREADS, staged, &[&keys[..], &bits].concat());
-    let table = of::SLOTS * (width.bytes() + 4) + 4 * (2 + of::COUNT_THREADS / 32) + 8;
-    let outputs = [c.ngrams.into(), c.counts.into(), c.unique.into(), int(bucket_bits)];
-    let args = [&[hashed[1].into(), offsets.into()], &outputs[..]].concat();
-    launch(symbol("count"), 1 << bucket_bits, of::COUNT_THREADS, table, &args);
-    c.zero_tail();
+    let table = of::SLOTS * (width.bytes() + 4) + 4 * (4 + of::COUNT_THREADS / 32) + 16;
+    let outputs = [c.ngrams.into(), c.counts.into(), c.unique.into(), repeated.into()];
+    let args = [&[hashed[1].into(), offsets.into()], &outputs[..], &[n.into(), int(bucket_bits)]];
+    launch(symbol("count"), 1 << bucket_bits, of::COUNT_THREADS, table, &args.concat());
     Ok(c.plan)
 }
 
