@@ -131,7 +131,6 @@ impl Grouped {
             self.direct(),
         ];
         self.launch("word2vec_place", rows.div_ceil(THREADS), &placed);
-        self.plan.overlap_last();
     }
 
     /// The factors of every pair, put where they belong, and the rows that none names.
@@ -151,7 +150,6 @@ impl Grouped {
         .concat();
         let symbol = if dim > COLUMNS { "word2vec_pairs_wide" } else { "word2vec_pairs" };
         self.launch(symbol, pairs + copies, &args);
-        self.plan.overlap_last();
     }
 
     /// Every row that terms name, summed and moved along its sum.
@@ -173,7 +171,6 @@ impl Grouped {
         ]
         .concat();
         self.launch("word2vec_rows", takers + few, &args);
-        self.plan.overlap_last();
     }
 }
 
