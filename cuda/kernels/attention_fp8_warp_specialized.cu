@@ -15,12 +15,12 @@
 // Numerics: f32 softmax; probabilities are 256·exp(score - maximum so far), at most 2^0.75 more, rounded to e4m3, their sum
 //   is not. 8-bit tensor cores keep 13 binary places of a sum, so a tile's product with V starts from zero and is added in
 //   f32, which is also where V's scale of the tile comes in. Sums may be 2^16 times what they would be relative to the last
-//   maximum: values of V from 2^80 on overflow.
+//   maximum: values of V from 2^80 on may overflow.
 // Limits: wgmma; nearly all shared memory, so one block a multiprocessor.
-// Tried on B8 H16 N2048, none faster: the sum in f32 while the next scores are computed (tensor cores then wait for
-//   registers); turns at the exponentials, by named barriers or mbarriers, and at the products; an eighth or a sixteenth
-//   of the exponentials by polynomials (too few registers). A warp is alone with one other on its scheduler, and neither
-//   tensor cores (40 %), exponentials (45 %) nor issue slots (42 %) are full: what is left is latency.
+// Tried on B8 H16 N2048, none faster: the sum in f32 while the next scores are computed; turns at the products by named
+//   barriers; turns at the exponentials by mbarriers or named barriers, but those builds spilled registers, so that is not
+//   settled. With an eighth or a sixteenth of the exponentials by polynomials ptxas serializes the products for want of
+//   registers; not timed. In a profile of an earlier state issue slots were full for 42 %, tensor cores for 39 %.
 // Target: compute_90a
 // Twin: f16
 #include "attention_units.cuh"
