@@ -17,6 +17,9 @@
 // Tried: a queue of tasks that resident blocks take, so that nothing is read in vain and a residual comes from the cache:
 //   a tenth (f32) to a third (bf16) slower (logits_llama3_vocabulary), for a block then waits for one task after another.
 //   Tickets replaced by block numbers: 1 to 4 % faster, but nothing promises that blocks start in order.
+//   Loads that are evicted first, as in acceptance_overlapped: f32 1 to 2 % slower, for the residual then comes from memory;
+//   bf16 2 to 4 % faster with a flushed L2, up to 12 % slower else. Counters cleared by a launch that this one overlaps
+//   with, not by a fill: 1 % at most.
 // Limits: segments <= 64 (the plan widens a segment).
 #include "acceptance_logits.cuh"
 #include "release.cuh"
