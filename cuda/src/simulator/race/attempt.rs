@@ -84,14 +84,16 @@ impl Attempt<'_> {
             cell.write = self.mark;
             return;
         }
+        // Who agrees with this access need not know of the plain ones that this thread knows of.
+        let kept = |mark: &Mark| unseen(mark) || self.hides(mark);
         if let Some(more) = &mut cell.more {
-            more.retain(|(_, mark)| unseen(mark));
+            more.retain(|(_, mark)| kept(mark));
         }
-        if !unseen(&cell.read) {
+        if !kept(&cell.read) {
             cell.read = Mark::default();
         }
         let old = std::mem::replace(&mut cell.write, self.mark);
-        if unseen(&old) {
+        if kept(&old) {
             if old.matches(&self.mark) {
                 cell.write.lanes |= old.lanes;
             } else {
@@ -101,13 +103,21 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether a mark is of a plain access, and this one is not: to be ordered behind this one, or to agree with it, says
+    /// nothing of that.
+    fn hides(&self, mark: &Mark) -> bool {
+        !mark.is_empty() && mark.manner == Manner::Weak && self.mark.manner != Manner::Weak
+    }
+
     fn remember_read(&self, cell: &mut Cell) {
         if self.mark.manner == Manner::NonCoherent {
             // One such reader is enough to forbid every write.
             if cell.read.is_empty() {
                 cell.read = self.mark;
             }
-        } else if cell.read.is_empty() || self.misses(&cell.read).is_none() {
+        } else if cell.read.is_empty()
+            || self.misses(&cell.read).is_none() && !self.hides(&cell.read)
+        {
             cell.read = self.mark;
         } else if cell.read.matches(&self.mark) {
             cell.read.lanes |= self.mark.lanes;

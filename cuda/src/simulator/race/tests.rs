@@ -221,6 +221,23 @@ fn atomics_do_not_race_with_each_other_but_with_plain_accesses() {
 }
 
 #[test]
+fn an_atomic_does_not_hide_what_its_thread_did_before_without_one() {
+    let atomic = (Reduction, Order::Relaxed, Scope::Block);
+    for plain in [Store, Load] {
+        let mut play = Play::block();
+        play.weak(0, plain, 4).unwrap();
+        for _ in 0..2 {
+            play.touch((0, 0), Space::Shared, 4, atomic).unwrap();
+        }
+        races(play.touch((0, 33), Space::Shared, 4, atomic));
+        play.barrier(0, [u32::MAX; 2]);
+        for thread in [33, 1] {
+            play.touch((0, thread), Space::Shared, 4, atomic).unwrap();
+        }
+    }
+}
+
+#[test]
 fn atomics_of_block_scope_do_not_agree_across_blocks() {
     let mut play = Play::new(2, true);
     let atomic = (Atomic, Order::Relaxed, Scope::Block);
