@@ -109,6 +109,18 @@ impl Buffers {
         let sizes = [params.batch, params.draft_len, params.vocab];
         buffers.into_iter().map(Arg::from).chain(sizes.map(Arg::from)).collect()
     }
+
+    /// Those that decide a prefix, then the sums of segments: for a kernel that makes them.
+    fn of_sums(&self, sums: BufferId) -> [BufferId; 7] {
+        let [q, p] = [self.draft_probs, self.target_probs];
+        [q, p, self.draft_tokens, self.draft_lengths, self.accept_u, self.accepted, sums]
+    }
+
+    /// For a kernel that finds the next token by the sums.
+    fn of_locate(&self, sums: BufferId) -> [BufferId; 8] {
+        let [q, p, draft, lengths, _, accepted, sums] = self.of_sums(sums);
+        [q, p, draft, lengths, self.sample_u, accepted, sums, self.tokens]
+    }
 }
 
 /// One launch whose threads keep to one row: `launch` gives blocks and threads of a block for a batch.
@@ -162,12 +174,8 @@ fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
             // Four tokens a thread.
             let locating = (segment / 4).next_multiple_of(32).clamp(MAX_SEGMENTS, 1024);
             let sums = plan.scratch("sums", DType::F32, &[batch, segments, 2]);
-            let (q, p) = (b.draft_probs, b.target_probs);
-            let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
-            let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
-            let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
-            launch(&mut plan, SPLIT, "sums_f32", batch * segments, 128, &first, &sizes);
-            launch(&mut plan, SPLIT, "locate_f32", batch, locating, &second, &sizes);
+            launch(&mut plan, SPLIT, "sums_f32", batch * segments, 128, &b.of_sums(sums), &sizes);
+            launch(&mut plan, SPLIT, "locate_f32", batch, locating, &b.of_locate(sums), &sizes);
         }
         Mode::Greedy => {
             let keys = plan.scratch("keys", DType::U64, &[batch, k + 1, segments]);
@@ -207,15 +215,11 @@ fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let b = Buffers::new(&mut plan, &params, inputs);
     let sizes: [Arg; 4] = [k.into(), vocab.into(), segment.into(), segments.into()];
     let sums = plan.scratch("sums", DType::F32, &[batch, segments, 2]);
-    let (q, p) = (b.draft_probs, b.target_probs);
-    let (draft, lengths) = (b.draft_tokens, b.draft_lengths);
-    let first = [q, p, draft, lengths, b.accept_u, b.accepted, sums];
-    let second = [q, p, draft, lengths, b.sample_u, b.accepted, sums, b.tokens];
     let once = batch * vocab * 8 > KEPT_BYTES && aligned;
     let symbol = if once { "sums_once_f32" } else { "sums_f32" };
-    launch(&mut plan, OVERLAPPED, symbol, grid, 32 * WARPS, &first, &sizes);
+    launch(&mut plan, OVERLAPPED, symbol, grid, 32 * WARPS, &b.of_sums(sums), &sizes);
     let locating = segments.next_multiple_of(32);
-    launch(&mut plan, OVERLAPPED, "locate_f32", batch, locating, &second, &sizes);
+    launch(&mut plan, OVERLAPPED, "locate_f32", batch, locating, &b.of_locate(sums), &sizes);
     plan.overlap_last();
     Ok(plan)
 }

@@ -1,6 +1,9 @@
 //! attention: CUDA variants of this vertical.
 
-use touchstone_reference::attention::{Mask, Problem};
+use touchstone_reference::{
+    DType,
+    attention::{Mask, Problem},
+};
 
 use crate::{
     plan::{Arg, BufferId, MapId, Plan, kind_of},
@@ -119,6 +122,23 @@ pub static VARIANTS: &[Variant] = &[
 const PERSISTENT_BLOCKS: usize = 132;
 /// Heads whose keys and values together stay in the L2 cache are worked on at a time.
 const SECTION_BYTES: usize = 24 << 20;
+
+/// Heads whose K and V, of `value_bytes` a value, have `bytes` together: whole groups, one at least, and no more than
+/// there are.
+fn section(problem: &Problem, value_bytes: usize, bytes: usize) -> usize {
+    let Problem { batch, seq_k, heads_q, head_dim, .. } = *problem;
+    let of_head = (2 * value_bytes * seq_k * head_dim).max(1);
+    ((bytes / of_head).max(1) * problem.group()).min((batch * heads_q).max(1))
+}
+
+/// Units of a causal mask differ, so blocks draw them from this counter; a block's first is its own.
+fn drawn(plan: &mut Plan, causal: i32, units: usize) -> Option<BufferId> {
+    (causal != 0 && units > PERSISTENT_BLOCKS).then(|| {
+        let drawn = plan.scratch("drawn", DType::I32, &[1]);
+        plan.fill(drawn, 0);
+        drawn
+    })
+}
 
 /// Keys a causal query may look back to when there is no window: beyond every sequence.
 const NO_WINDOW: usize = 1 << 29;

@@ -207,10 +207,20 @@ pub fn is_peer(variant: &str) -> bool {
     variant.starts_with("peer:")
 }
 
+/// The arithmetic that bounds work, by name, and its limit in operations per second.
+pub fn arithmetic(work: &WorkRecord, limits: &Limits) -> (&'static str, f64) {
+    let name = match (work.matrix, work.eight_bit) {
+        (false, _) => return ("f32", limits.f32_flops_per_s),
+        (true, true) if limits.wgmma_e4m3_flops_per_s.is_some() => "e4m3 wgmma",
+        _ if limits.wgmma_flops_per_s.is_some() => "bf16 wgmma",
+        _ => "bf16 mma.sync",
+    };
+    (name, limits.products_per_s(work.eight_bit))
+}
+
 /// The least time the limits permit: the longer of moving the bytes and doing the operations.
 pub fn floor_ns(work: &WorkRecord, limits: &Limits) -> Option<f64> {
-    let rate =
-        if work.matrix { limits.products_per_s(work.eight_bit) } else { limits.f32_flops_per_s };
+    let (_, rate) = arithmetic(work, limits);
     let time =
         |amount: f64, per_s: f64| (amount > 0.0 && per_s > 0.0).then_some(amount / per_s * 1e9);
     let bounds = [time(work.bytes, limits.copy_bytes_per_s), time(work.flops, rate)];

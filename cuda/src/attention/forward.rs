@@ -6,7 +6,8 @@ use touchstone_reference::{
 };
 
 use super::{
-    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, head_map, kind_of, mask_of, score_of, tile_dim,
+    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, head_map, kind_of, mask_of, score_of, section,
+    tile_dim,
 };
 use crate::{
     plan::{Arg, BufferId, Plan},
@@ -134,8 +135,8 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 5] = [
-    Shape { name: "d64", groups: 3, unit_ns: 2400, tile_ns: 1530, ..NARROW },
-    Shape { name: "d64_fewer", groups: 2, unit_ns: 1400, tile_ns: 1170, ..NARROW },
+    Shape { name: "d64", groups: 3, unit_ns: 2400, tile_ns: 1530, ..PLAIN },
+    Shape { name: "d64_fewer", groups: 2, unit_ns: 1400, tile_ns: 1170, ..PLAIN },
     Shape {
         name: "d64_shared",
         groups: 2,
@@ -143,13 +144,14 @@ const SHAPES: [Shape; 5] = [
         stages: 4,
         unit_ns: 1400,
         tile_ns: 610,
-        ..NARROW
+        ..PLAIN
     },
-    Shape { name: "d128", dim: 128, groups: 2, caps: true, ..NARROW },
-    Shape { name: "d256", dim: 256, keys: 80, groups: 2, slots: 1, caps: true, ..NARROW },
+    Shape { name: "d128", dim: 128, groups: 2, caps: true, ..PLAIN },
+    Shape { name: "d256", dim: 256, keys: 80, groups: 2, slots: 1, caps: true, ..PLAIN },
 ];
 
-const NARROW: Shape = Shape {
+/// What a shape has where it says nothing else.
+const PLAIN: Shape = Shape {
     name: "",
     dim: 64,
     keys: 128,
@@ -239,16 +241,10 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
         head_map(&mut plan, at.o, [batch, seq_q, heads_q, head_dim], 16)?,
     ];
     let (causal, window) = mask_of(&problem);
-    let head_bytes = 4 * seq_k * head_dim;
     // Half of the L2 where all of a section's blocks walk over the same keys: less is read at a time, as cold runs show.
     let section_bytes = if causal == 0 { SECTION_BYTES / 2 } else { SECTION_BYTES };
-    let section = ((section_bytes / head_bytes).max(1) * (heads_q / heads_kv)).min(batch * heads_q);
-    // Units of a causal mask differ, so blocks draw them; a block's first is its own.
-    let drawn = (causal != 0 && units > PERSISTENT_BLOCKS).then(|| {
-        let drawn = plan.scratch("drawn", DType::I32, &[1]);
-        plan.fill(drawn, 0);
-        drawn
-    });
+    let section = section(&problem, 2, section_bytes);
+    let drawn = drawn(&mut plan, causal, units);
     let buffers = [at.lengths_q, at.lengths_k, at.o, at.lse].map(Arg::from);
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
     let mask = [Arg::I32(causal), Arg::I32(window as i32), Arg::I32(section as i32)];

@@ -8,7 +8,7 @@ use touchstone_reference::{
     },
 };
 
-use super::{PERSISTENT_BLOCKS, SECTION_BYTES, blocks, mask_of, swizzled_map};
+use super::{PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, mask_of, section, swizzled_map};
 use crate::{
     plan::{Arg, BufferId, MapId, Plan},
     variant::Unsupported,
@@ -113,15 +113,8 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let at = Buffers::new(&mut plan, &problem, inputs);
     let maps = maps(&mut plan, &problem, &at)?;
     let (causal, window) = mask_of(&problem);
-    let head_bytes = 2 * seq_k * head_dim;
-    let section = ((SECTION_BYTES / head_bytes.max(1)).max(1) * problem.group())
-        .min((batch * heads_q).max(1));
-    // Units of a causal mask differ, so blocks draw them; a block's first is its own.
-    let drawn = (causal != 0 && units > PERSISTENT_BLOCKS).then(|| {
-        let drawn = plan.scratch("drawn", DType::I32, &[1]);
-        plan.fill(drawn, 0);
-        drawn
-    });
+    let section = section(&problem, 1, SECTION_BYTES);
+    let drawn = drawn(&mut plan, causal, units);
     let buffers = [&at.scales[..], &at.lengths, &[at.o, at.lse]].concat();
     let buffers: Vec<Arg> = buffers.into_iter().map(Arg::from).collect();
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));

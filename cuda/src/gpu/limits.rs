@@ -34,13 +34,8 @@ impl Gpu {
     /// The driver's.
     pub fn limits(&self) -> anyhow::Result<Limits> {
         let blocks = self.properties().multiprocessors * 8;
-        let threads = (blocks * THREADS) as f64;
         let rate = |symbol: &str, rounds: usize, per_round: f64| {
-            let mut plan = Plan::new();
-            let sink = plan.output("sink", DType::F32, &[blocks * THREADS]);
-            let args = [sink.into(), Arg::I32(rounds as i32)];
-            plan.launch("limits", symbol, [blocks, 1, 1], [THREADS, 1, 1], 0, &args);
-            Ok::<f64, anyhow::Error>(threads * rounds as f64 * per_round / self.best_s(&plan)?)
+            self.rate(("limits", symbol), blocks, rounds, per_round)
         };
         Ok(Limits {
             copy_bytes_per_s: self.copy_rate()?,
@@ -59,14 +54,25 @@ impl Gpu {
         if self.properties().compute != (9, 0) {
             return Ok(None);
         }
-        let (blocks, rounds) = (self.properties().multiprocessors * 2, 1024);
+        let blocks = self.properties().multiprocessors * 2;
+        // Of a warpgroup's 128 threads each.
+        let per_round = (4 * 2 * 64 * 128 * depth) as f64 / 128.0;
+        self.rate(("limits_warpgroup", symbol), blocks, 1024, per_round).map(Some)
+    }
+
+    /// How many operations a second a kernel of a module does, of which each thread does `per_round` in each round.
+    fn rate(
+        &self,
+        (module, symbol): (&'static str, &str),
+        blocks: usize,
+        rounds: usize,
+        per_round: f64,
+    ) -> anyhow::Result<f64> {
         let mut plan = Plan::new();
         let sink = plan.output("sink", DType::F32, &[blocks * THREADS]);
-        let args = [sink.into(), Arg::I32(rounds)];
-        plan.launch("limits_warpgroup", symbol, [blocks, 1, 1], [THREADS, 1, 1], 0, &args);
-        let warpgroups = (blocks * THREADS / 128) as f64;
-        let flops = warpgroups * f64::from(rounds) * 4.0 * (2 * 64 * 128 * depth) as f64;
-        Ok(Some(flops / self.best_s(&plan)?))
+        let args = [sink.into(), Arg::I32(rounds as i32)];
+        plan.launch(module, symbol, [blocks, 1, 1], [THREADS, 1, 1], 0, &args);
+        Ok((blocks * THREADS * rounds) as f64 * per_round / self.best_s(&plan)?)
     }
 
     fn copy_rate(&self) -> anyhow::Result<f64> {

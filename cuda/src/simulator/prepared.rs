@@ -212,8 +212,8 @@ impl Prepared<'_> {
         Ok(())
     }
 
-    /// Runs all steps. The first run is watched for data races, waits of launches that overlap, and its cost is counted; what it does does not
-    /// depend on what memory held before, so later ones are not.
+    /// Runs all steps. The first run is watched for data races and for launches that overlap without waiting, and its
+    /// cost is counted; what it does does not depend on what memory held before, so later ones are not.
     ///
     /// # Errors
     /// As [`Prepared::run_watched`].

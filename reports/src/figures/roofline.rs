@@ -7,7 +7,7 @@ use crate::{
     axis::Axis,
     cases::Varying,
     chart::{Chart, Line, Mark, Stroke},
-    derive::Row,
+    derive::{Row, arithmetic},
     units,
 };
 
@@ -97,20 +97,13 @@ fn limits(row: &Row<'_>) -> Option<Limits> {
     (limits.copy_bytes_per_s > 0.0 && limits.f32_flops_per_s > 0.0).then_some(limits)
 }
 
-/// The rates of arithmetic that bound some of this work, by name.
+/// The limits of arithmetic that bound some of this work, by name, from the lowest.
 fn roofs(works: impl Iterator<Item = WorkRecord>, limits: &Limits) -> Vec<(&'static str, f64)> {
-    let wide = if limits.wgmma_flops_per_s.is_some() { "bf16 wgmma" } else { "bf16 mma.sync" };
-    let mut roofs = [
-        ("f32", limits.f32_flops_per_s, false),
-        (wide, limits.products_per_s(false), false),
-        ("e4m3 wgmma", limits.products_per_s(true), false),
-    ];
-    for work in works {
-        let eight_bit = work.eight_bit && limits.wgmma_e4m3_flops_per_s.is_some();
-        roofs[usize::from(work.matrix) + usize::from(work.matrix && eight_bit)].2 = true;
-    }
-    let asked = roofs.into_iter().filter(|(_, rate, asked)| *asked && *rate > 0.0);
-    asked.map(|(name, rate, _)| (name, rate)).collect()
+    let mut roofs: Vec<_> = works.map(|work| arithmetic(&work, limits)).collect();
+    roofs.retain(|(_, rate)| *rate > 0.0);
+    roofs.sort_by(|a, b| a.1.total_cmp(&b.1));
+    roofs.dedup();
+    roofs
 }
 
 fn compute(
