@@ -127,7 +127,8 @@ fn expand(entry: Entry) -> anyhow::Result<Workload> {
         bail!("expands to {count} cases; {MAX_CASES} are allowed");
     }
     let mut cases = Vec::new();
-    for params in product(&entry.case) {
+    for mut params in product(&entry.case) {
+        resolve(&mut params)?;
         let case = Case::from_map(&entry.op, params, entry.seed);
         cases.push(operation(&case)?.normalize(&case)?);
     }
@@ -159,6 +160,22 @@ fn product(case: &Map<String, Value>) -> Vec<Map<String, Value>> {
     maps
 }
 
+/// Gives parameters that are said to equal another (`seq_k = "=seq_q"`) its value.
+fn resolve(params: &mut Map<String, Value>) -> anyhow::Result<()> {
+    let given = params.clone();
+    for (key, value) in params {
+        let Some(other) = value.as_str().and_then(|text| text.strip_prefix('=')) else { continue };
+        *value = match given.get(other) {
+            Some(Value::String(text)) if text.starts_with('=') => {
+                bail!("{key} is to equal {other}, which is to equal another")
+            }
+            Some(value) => value.clone(),
+            None => bail!("{key} is to equal {other}, which the case does not give"),
+        };
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +186,29 @@ mod tests {
         let maps = product(case.as_object().unwrap());
         assert_eq!(maps.len(), 4);
         assert_eq!(serde_json::to_string(&maps[1]).unwrap(), r#"{"a":1,"b":"x","c":false}"#);
+    }
+
+    #[test]
+    fn a_parameter_may_equal_another() {
+        let parsed = |case: &str| {
+            let head = "[[workload]]\nname='a'\nwhy='b'\nop='attention.forward'\ntier='quick'\n";
+            parse(&format!("{head}case={{{case}}}\n"), Path::new("mine.toml"))
+        };
+        let sizes = "batch=1, heads_q=1, heads_kv=1, head_dim=64, dtype='f32'";
+        let cases = &parsed(&format!("seq_q=[3, 5], seq_k='=seq_q', {sizes}")).unwrap()[0].cases;
+        let lengths: Vec<Vec<_>> = cases
+            .iter()
+            .map(|case| case.fields().filter(|(name, _)| name.starts_with("seq_")).collect())
+            .collect();
+        let both = |n: &str| vec![("seq_q", n.to_owned()), ("seq_k", n.to_owned())];
+        assert_eq!(lengths, [both("3"), both("5")]);
+        for (lengths, said) in [
+            ("seq_q=3, seq_k='=seq_v'", "seq_k is to equal seq_v, which the case does not give"),
+            ("seq_q='=seq_k', seq_k='=seq_q'", "which is to equal another"),
+        ] {
+            let text = format!("{:#}", parsed(&format!("{lengths}, {sizes}")).unwrap_err());
+            assert!(text.contains(said), "{text}");
+        }
     }
 
     #[test]
