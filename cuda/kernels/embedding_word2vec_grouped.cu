@@ -11,7 +11,10 @@
 //       last to arrive at a row adds up its pieces. Further blocks of pairs copy the rows that no term names.
 // Numerics: f32. The numbers are taken in the order of arrival, so a row puts its terms in order before it adds them:
 //           two runs give equal bits.
-// Limits: dim % 4 == 0; terms < 2^31, vocab < 2^29.
+// Limits: dim % 4 == 0; terms < 2^31, vocab < 2^29. Each launch begins while the one before ends; on devices that cannot,
+//         in order.
+// Target: compute_90
+#include "overlap.cuh"
 #include "release.cuh"
 
 static constexpr int WARPS = 8, THREADS = WARPS * 32, FEW = 16, PIECE = 256, COPIED = 4;
@@ -24,6 +27,8 @@ __device__ __forceinline__ u32 take_ticket(u32* p) {
     return before;
 }
 __device__ __forceinline__ float4 load_4(const float* at) { return __ldg(reinterpret_cast<const float4*>(at)); }
+// Of what an earlier launch writes while this one has begun: not through the read-only path.
+__device__ __forceinline__ float4 load_written_4(const float* at) { return *reinterpret_cast<const float4*>(at); }
 __device__ __forceinline__ void store_4(float* at, const float4& x) { *reinterpret_cast<float4*>(at) = x; }
 __device__ __forceinline__ void stream_4(float* at, const float4& x) { __stcs(reinterpret_cast<float4*>(at), x); }
 __device__ __forceinline__ float4 zero_4() { return make_float4(0.f, 0.f, 0.f, 0.f); }
@@ -57,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                    const int* __restrict__ negatives, u32* __restrict__ counts, u32* __restrict__ ranks, i64 batch,
                    i64 k, i64 vocab) {
     __shared__ u32 owner[PLACES], tally[PLACES];
+    let_next_begin();
     const Batch words{centers, contexts, negatives, (u32)batch, (u32)k};
     const u32 terms = words.pairs * (2 + words.k);
     u32 row[COUNTED], before[COUNTED];
@@ -114,9 +120,11 @@ __device__ __forceinline__ u32 block_exclusive_sum(u32 x, u32* partial, u32& tot
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    word2vec_place(const u32* __restrict__ counts, u32* __restrict__ starts, u32* __restrict__ sizes,
+    word2vec_place(const u32* counts, u32* __restrict__ starts, u32* __restrict__ sizes,
                    uint4* __restrict__ few, uint4* __restrict__ pieces, i64 rows, u32 direct) {
     __shared__ u32 partial[WARPS], base[3];
+    let_next_begin();
+    wait_for_launches();
     const u32 row = blockIdx.x * THREADS + threadIdx.x;
     const u32 count = row < rows ? counts[row] : 0;
     const u32 is_few = count > (direct ? 1 : 0) && count <= FEW, n = count > FEW ? (count + PIECE - 1) / PIECE : 0;
@@ -287,6 +295,8 @@ __device__ __forceinline__ void pairs(const Pairs& p, float* losses, u32 pair_bl
                                       bool direct) {
     __shared__ float block_loss[WARPS];
     const int warp = threadIdx.x / 32;
+    let_next_begin();
+    wait_for_launches();
     // Blocks of both kinds alternate as long as there are both.
     const u32 both = 2 * min(pair_blocks, copy_blocks);
     const bool is_pair = blockIdx.x < both ? blockIdx.x % 2 == 0 : pair_blocks > copy_blocks;
@@ -306,8 +316,8 @@ __device__ __forceinline__ void pairs(const Pairs& p, float* losses, u32 pair_bl
 #define PAIRS(WIDE, name)                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS, 4) name(                                                     \
         const float* __restrict__ in_table, const float* __restrict__ out_table, const int* __restrict__ centers,      \
-        const int* __restrict__ contexts, const int* __restrict__ negatives, const u32* __restrict__ counts,           \
-        const u32* __restrict__ ranks, const u32* __restrict__ starts, float* __restrict__ factors,                    \
+        const int* __restrict__ contexts, const int* __restrict__ negatives, const u32* counts, const u32* ranks,      \
+        const u32* starts, float* __restrict__ factors,                                                                \
         uint2* __restrict__ entries, u32* __restrict__ names, float* __restrict__ gradients,                           \
         float* __restrict__ losses, float* __restrict__ in_updated, float* __restrict__ out_updated, float lr,         \
         i64 batch, i64 k, i64 dim, i64 vocab, u32 pair_blocks, u32 copy_blocks, u32 direct) {                          \
@@ -378,7 +388,7 @@ __device__ __forceinline__ void few_terms(const Rows& p, u32 item, u32 number, u
                 float4 term[EACH];
 #pragma unroll
                 for (int e = 0; e < EACH; ++e)
-                    if (tile + e * LANES * 4 < p.dim) term[e] = load_4(from + e * LANES * 4);
+                    if (tile + e * LANES * 4 < p.dim) term[e] = load_written_4(from + e * LANES * 4);
 #pragma unroll
                 for (int e = 0; e < EACH; ++e)
                     if (tile + e * LANES * 4 < p.dim) add(sum[e], __uint_as_float(entry.y), term[e]);
@@ -406,7 +416,7 @@ struct Piece {
 };
 
 // Puts the names of a row of one piece in ascending order into shared.chosen: a name's place is how many are smaller.
-__device__ __forceinline__ void order(Piece& shared, const u32* __restrict__ names, u32 count) {
+__device__ __forceinline__ void order(Piece& shared, const u32* names, u32 count) {
     const u32 mine = threadIdx.x < count ? names[threadIdx.x] : ALL;
     shared.bits[threadIdx.x] = mine;
     __syncthreads();
@@ -419,7 +429,7 @@ __device__ __forceinline__ void order(Piece& shared, const u32* __restrict__ nam
 }
 
 // Puts the names of ranks from .. upto among `count` names below `all`, ascending, into shared.chosen.
-__device__ __forceinline__ void choose(Piece& shared, const u32* __restrict__ names, u32 count, u32 from, u32 upto,
+__device__ __forceinline__ void choose(Piece& shared, const u32* names, u32 count, u32 from, u32 upto,
                                        u32 all) {
     u32 before = 0;
     for (u32 window = 0; window < all && before < upto; window += WINDOW) {
@@ -500,7 +510,7 @@ __device__ __forceinline__ void do_piece(const Rows& p, Piece& shared, u32 at) {
 #pragma unroll
             for (int f = 0; f < FLIGHT; ++f)
                 if (base + f * WARPS < held && column < p.dim)
-                    x[f] = load_4(terms + (i64)shared.chosen[base + f * WARPS] * p.dim + column);
+                    x[f] = load_written_4(terms + (i64)shared.chosen[base + f * WARPS] * p.dim + column);
 #pragma unroll
             for (int f = 0; f < FLIGHT; ++f)
                 if (base + f * WARPS < held && column < p.dim) add(sum, shared.factor[base + f * WARPS], x[f]);
@@ -523,7 +533,7 @@ __device__ __forceinline__ void do_piece(const Rows& p, Piece& shared, u32 at) {
     }
 }
 
-__device__ __forceinline__ void mean_loss(Piece& shared, const float* __restrict__ losses, float* loss, u32 n, u32 pairs) {
+__device__ __forceinline__ void mean_loss(Piece& shared, const float* losses, float* loss, u32 n, u32 pairs) {
     float sum = 0.f;
 #pragma unroll 2
     for (u32 i = threadIdx.x; i < n; i += THREADS) sum += losses[i];
@@ -541,14 +551,13 @@ __device__ __forceinline__ void mean_loss(Piece& shared, const float* __restrict
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
     word2vec_rows(const float* __restrict__ in_table, const float* __restrict__ out_table,
-                  const float* __restrict__ gradients, const int* __restrict__ centers,
-                  const float* __restrict__ factors, u32* __restrict__ sizes, const uint4* __restrict__ few,
-                  const uint4* __restrict__ pieces, const uint2* __restrict__ entries, const u32* __restrict__ names,
-                  const float* __restrict__ losses, float* __restrict__ partials, float* __restrict__ in_updated,
+                  const float* gradients, const int* __restrict__ centers, const float* factors, u32* sizes,
+                  const uint4* few, const uint4* pieces, const uint2* entries, const u32* names, const float* losses, float* __restrict__ partials, float* __restrict__ in_updated,
                   float* __restrict__ out_updated, float* __restrict__ loss, float lr, i64 batch, i64 k, i64 dim,
                   i64 vocab, u32 piece_blocks, u32 loss_blocks) {
     __shared__ Piece shared;
     __shared__ uint2 ordered[WARPS][32];
+    wait_for_launches();
     const Rows p{in_table, out_table, gradients, centers, factors,     sizes,      few, pieces,  entries,
                  names,    partials,  in_updated, out_updated, lr, dim, (u32)batch, (u32)k, (u32)vocab};
     if (blockIdx.x >= piece_blocks) {

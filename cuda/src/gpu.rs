@@ -198,6 +198,8 @@ impl Gpu {
         if !modules.contains_key(module) {
             let source = ptx::module(module)
                 .ok_or_else(|| anyhow!("no kernel file named '{module}' was compiled in"))?;
+            let older = if self.properties.compute < (9, 0) { ptx::in_order(source) } else { None };
+            let source = older.as_deref().unwrap_or(source);
             self.takes(module, source)?;
             let loaded = self
                 .context

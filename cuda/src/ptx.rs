@@ -62,6 +62,18 @@ pub fn target(text: &str) -> Option<((i32, i32), bool)> {
     Some(((number / 10, number % 10), digits != name))
 }
 
+/// A module that wants nothing of compute capability 9.0 but to overlap launches, as text for earlier devices, which run
+/// launches in order. A text that wants more is refused by the driver; one without overlap is `None`.
+pub fn in_order(text: &str) -> Option<String> {
+    const WORD: &str = "griddepcontrol.";
+    if target(text) != Some(((9, 0), false)) || !text.contains(WORD) {
+        return None;
+    }
+    let kept = text.lines().filter(|line| !line.trim_start().starts_with(WORD));
+    let older = kept.map(|line| if line.starts_with(".target") { ".target sm_80" } else { line });
+    Some(older.collect::<Vec<_>>().join("\n"))
+}
+
 /// Stems of all kernel files, sorted.
 pub fn modules() -> Vec<&'static str> {
     let mut stems: Vec<_> = PTX

@@ -131,6 +131,7 @@ impl Grouped {
             self.direct(),
         ];
         self.launch("word2vec_place", rows.div_ceil(THREADS), &placed);
+        self.plan.overlap_last();
     }
 
     /// The factors of every pair, put where they belong, and the rows that none names.
@@ -150,6 +151,7 @@ impl Grouped {
         .concat();
         let symbol = if dim > COLUMNS { "word2vec_pairs_wide" } else { "word2vec_pairs" };
         self.launch(symbol, pairs + copies, &args);
+        self.plan.overlap_last();
     }
 
     /// Every row that terms name, summed and moved along its sum.
@@ -171,6 +173,7 @@ impl Grouped {
         ]
         .concat();
         self.launch("word2vec_rows", takers + few, &args);
+        self.plan.overlap_last();
     }
 }
 
