@@ -241,9 +241,23 @@ fn relate_to_peers(rows: &mut [Row]) {
     }
 }
 
-/// The case that stands for a group of timed rows: of those that most variants answered, the one with the
-/// most work. Returns its rows in order.
+/// The case that shows a group's ladder: of its timed cases that most variants answered, the one with the most work.
+/// Returns its rows in order.
 pub fn representative<'r, 'a>(rows: &[&'r Row<'a>]) -> Vec<&'r Row<'a>> {
+    most(rows, |rows| rows.len())
+}
+
+/// The case that stands for a group at its real size: of its timed cases that a peer and three of our variants
+/// answered, or as much of that as any case has, the one with the most work. Returns its rows in order.
+pub fn headline<'r, 'a>(rows: &[&'r Row<'a>]) -> Vec<&'r Row<'a>> {
+    most(rows, |rows| {
+        let peers = rows.iter().filter(|row| row.is_peer()).count();
+        peers.min(1) + (rows.len() - peers).min(3)
+    })
+}
+
+/// Of the cases of timed rows those with the highest rank, and of these the one with the most work.
+fn most<'r, 'a>(rows: &[&'r Row<'a>], rank: impl Fn(&[&'r Row<'a>]) -> usize) -> Vec<&'r Row<'a>> {
     let mut cases: Vec<((&str, &str), Vec<&'r Row<'a>>)> = Vec::new();
     let mut index = HashMap::new();
     for row in rows.iter().filter(|row| row.valid_ns().is_some()) {
@@ -263,7 +277,7 @@ pub fn representative<'r, 'a>(rows: &[&'r Row<'a>]) -> Vec<&'r Row<'a>> {
     cases
         .into_iter()
         .map(|(_, rows)| rows)
-        .max_by(|a, b| a.len().cmp(&b.len()).then(work(a).total_cmp(&work(b))))
+        .max_by(|a, b| rank(a).cmp(&rank(b)).then(work(a).total_cmp(&work(b))))
         .unwrap_or_default()
 }
 
@@ -412,5 +426,29 @@ mod tests {
         let chosen = representative(&sheet.rows.iter().collect::<Vec<_>>());
         assert_eq!(chosen.len(), 2);
         assert!(chosen.iter().all(|row| row.record.case == "x.y:n=2"));
+    }
+
+    #[test]
+    fn the_headline_has_a_peer_and_three_of_ours_then_the_most_work() {
+        let answers = |case: &str, work: f64, variants: &[&str]| {
+            let answer = |variant: &&str| {
+                let mut record = record(variant, case, 1.0);
+                record.work.as_mut().unwrap().bytes = work;
+                record
+            };
+            variants.iter().map(answer).collect::<Vec<_>>()
+        };
+        let records = [
+            answers("x.y:n=1", 1e9, &["a", "b", "c", "peer:d"]),
+            answers("x.y:n=2", 2e9, &["a", "b", "c", "e", "f"]),
+            answers("x.y:n=3", 9e9, &["c", "peer:d"]),
+        ]
+        .concat();
+        let case = |records: &[Record]| {
+            let sheet = Sheet::of(records);
+            headline(&sheet.rows.iter().collect::<Vec<_>>())[0].record.case.clone()
+        };
+        assert_eq!(case(&records), "x.y:n=1");
+        assert_eq!(case(&records[4..]), "x.y:n=2");
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use touchstone_bench::record::Executor;
 
 use crate::{
-    derive::{Row, Sheet, representative},
+    derive::{Row, Sheet, headline},
     figures::{self, Figure},
     operation::anchor,
     page::{Counts, executor_name},
@@ -213,7 +213,7 @@ fn plural(text: &str) -> String {
     text.to_string()
 }
 
-/// The rows of each operation's representative case in each place.
+/// The rows of the case that stands for each operation in each place.
 fn stands<'r, 'a>(sheet: &'r Sheet<'a>, place: usize) -> Vec<Vec<&'r Row<'a>>> {
     let mut ops: Vec<(&str, Vec<&Row>)> = Vec::new();
     for row in sheet.rows.iter().filter(|row| row.place == place && row.valid_ns().is_some()) {
@@ -222,7 +222,7 @@ fn stands<'r, 'a>(sheet: &'r Sheet<'a>, place: usize) -> Vec<Vec<&'r Row<'a>>> {
             None => ops.push((row.record.op(), vec![row])),
         }
     }
-    ops.iter().map(|(_, rows)| representative(rows)).collect()
+    ops.iter().map(|(_, rows)| headline(rows)).collect()
 }
 
 /// The fastest variant of every operation in every place that timed anything.
