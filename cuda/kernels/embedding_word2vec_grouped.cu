@@ -558,16 +558,17 @@ __device__ __forceinline__ void mean_loss(Piece& shared, const float* losses, fl
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
-    word2vec_rows(const float* __restrict__ in_table, const float* __restrict__ out_table,
-                  const float* gradients, const int* __restrict__ centers, const float* factors, u32* sizes,
-                  const uint4* few, const uint4* pieces, const uint2* entries, const u32* names, const float* losses,
-                  float* __restrict__ partials, float* __restrict__ in_updated, float* __restrict__ out_updated, float* __restrict__ loss, float lr, i64 batch, i64 k, i64 dim,
-                  i64 vocab, u32 piece_blocks, u32 loss_blocks) {
+    word2vec_rows(const float* __restrict__ in_table, const float* __restrict__ out_table, const float* gradients,
+                  const int* __restrict__ centers, const float* factors, u32* sizes, const uint4* few,
+                  const uint4* pieces, const uint2* entries, const u32* names, const float* losses,
+                  float* __restrict__ partials, float* __restrict__ in_updated, float* __restrict__ out_updated,
+                  float* __restrict__ loss, float lr, i64 batch, i64 k, i64 dim, i64 vocab, u32 piece_blocks,
+                  u32 loss_blocks) {
     __shared__ Piece shared;
     __shared__ uint2 ordered[WARPS][32];
     wait_for_launches();
-    const Rows p{in_table, out_table, gradients, centers, factors,     sizes,      few, pieces,  entries,
-                 names,    partials,  in_updated, out_updated, lr, dim, (u32)batch, (u32)k, (u32)vocab};
+    const Rows p{in_table,   out_table,   gradients, centers, factors,    sizes,  few,       pieces, entries, names, partials,
+                 in_updated, out_updated, lr,        dim,     (u32)batch, (u32)k, (u32)vocab};
     if (blockIdx.x >= piece_blocks) {
         const u32 number = sizes[1], warp = (blockIdx.x - piece_blocks) * WARPS + threadIdx.x / 32;
         const u32 step = (gridDim.x - piece_blocks) * WARPS * 2;
