@@ -20,7 +20,7 @@ const FEW_ROWS: usize = THREADS / 16;
 /// Terms of a piece of a longer row, `PIECE` of the kernel.
 const PIECE: usize = 256;
 /// Terms that a thread counts, `COUNTED` of the kernel.
-const COUNTED: usize = 4;
+const COUNTED: usize = 2;
 /// Rows that a warp copies, `COPIED` of the kernel.
 const COPIED: usize = 4;
 /// Columns, and targets of a pair, that a warp holds at once.
