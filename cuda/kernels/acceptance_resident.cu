@@ -11,9 +11,13 @@
 // Numerics: as acceptance_overlapped; chains are 2 + 4 + 5 additions for a segment, 1 + 5 over segments, then 2 + 5, 4 and
 //   4 within one.
 // Tried: vocabularies beyond 32768, for which a multiprocessor holds one block: half a microsecond slower than overlapped
-//   (256 rows of 50256 tokens). Segments read again, not kept: 0.5 us slower. A ring of bulk copies for each warp: 1 us
-//   slower. A word of each row asked for before the prefix is known, so that its page's address is: no gain. Other priorities
-//   in the L2 cache than evict first: 1.5 (unchanged) to 3 us (last) slower behind a flush that leaves it dirty, alike else.
+//   (256 rows of 50256 tokens). Segments read again, not kept: 0.5 us slower (256 rows of 32000, cold, as all that follows). A
+//   ring of bulk copies for each warp: 1 us slower. The next turn asked for ahead, into the L2 cache: 2.4 us slower, all turns
+//   6. Another priority than evict first: unchanged 1.6, last 3 us slower behind a flush that leaves the cache dirty, last use
+//   alike. A word of each row asked for before the prefix is known, a prefix by one warp for all, eight words a lane of half as
+//   many warps, turns that begin elsewhere in each block: no gain.
+//   What is left of 22.5 us: a launch of nothing 2.9, a bare read of these bytes 20.4 with it (3.3 of them for what the flush
+//   left dirty), one block a row 0.3 more, the prefix 0.9, the search 0.9.
 // Limits: sampling alone; vocabularies of whole words of 16 bytes, up to 32768 tokens. A batch of few rows leaves the chip
 //   idle: acceptance_overlapped splits rows.
 #include "acceptance.cuh"
