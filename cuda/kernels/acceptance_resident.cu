@@ -1,5 +1,5 @@
 // Idea: one launch of one block a row that keeps the weights on the multiprocessor between their sum and the search, so that
-//   no second launch follows, nothing is read twice, and blocks of a batch that fills the chip wait for nobody.
+//   no second launch follows, the row is read once, and blocks of a batch that fills the chip wait for nobody.
 // Source: ours; the row on chip as in loss_resident.
 // Shapes: q [batch, k, vocab], p [batch, k + 1, vocab], draft [batch, k], lengths [batch], accept_u [batch, k],
 //   sample_u [batch] -> accepted [batch], tokens [batch, k + 1]. Shared memory: for all but a warp's last segment, the
@@ -7,7 +7,8 @@
 // Plan: every warp decides the accepted prefix by itself and takes every 16th segment of 512 tokens, whose loads are all under
 //   way at once; two blocks a multiprocessor keep 128 KB of loads under way. Of a segment the weights stay: the last one's
 //   in registers, earlier ones' in shared memory, each read by the lane that wrote it. Then every warp finds the segment
-//   where the threshold lies by the sums of all, and the one that holds it finds the token.
+//   where the threshold lies by the sums of all, and the one that holds it finds the token; only where a draft was rejected
+//   and no residual is left is a segment of p read again.
 // Numerics: as acceptance_overlapped; chains are 2 + 4 + 5 additions for a segment, 1 + 5 over segments, then 2 + 5, 4 and
 //   4 within one.
 // Tried: vocabularies beyond 32768, for which a multiprocessor holds one block: half a microsecond slower than overlapped
