@@ -260,3 +260,13 @@ __device__ __forceinline__ int prefix_and_length(const float* q, const float* p,
         if (all) return first + __ffs(all) - 1;
     }
 }
+
+// Of this lane and those before it.
+__device__ __forceinline__ float2 sum_so_far(float2 x) { return {warp_sum_so_far(x.x), warp_sum_so_far(x.y)}; }
+
+// The first lane with mass at which the running sum exceeds the threshold; where rounding leaves none, the last one with
+// mass; -1 where none has mass.
+__device__ __forceinline__ int pick(float mass, float up_to, float threshold) {
+    const u32 some = __ballot_sync(FULL, mass > 0.f), beyond = __ballot_sync(FULL, mass > 0.f && up_to > threshold);
+    return beyond ? __ffs(beyond) - 1 : 31 - __clz(some);
+}

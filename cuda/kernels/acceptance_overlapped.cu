@@ -86,16 +86,6 @@ __device__ __forceinline__ void sums_of(const float* q, const float* p, const in
 SUMS(sums_f32, false)
 SUMS(sums_once_f32, true)
 
-// Of this lane and those before it.
-__device__ __forceinline__ float2 sum_so_far(float2 x) { return {warp_sum_so_far(x.x), warp_sum_so_far(x.y)}; }
-
-// The first lane with mass at which the running sum exceeds the threshold; where rounding leaves none, the last one with
-// mass; -1 where none has mass.
-__device__ __forceinline__ int pick(float mass, float up_to, float threshold) {
-    const u32 some = __ballot_sync(FULL, mass > 0.f), beyond = __ballot_sync(FULL, mass > 0.f && up_to > threshold);
-    return beyond ? __ffs(beyond) - 1 : 31 - __clz(some);
-}
-
 // The token of a segment of a row where the threshold lies, as pick() would choose among them; a warp calls it. A lane has
 // `segment` / 32 tokens in a row.
 __device__ __forceinline__ int scan(const Difference& weights, i64 begin, i64 end, int segment, float before,

@@ -45,6 +45,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: overlapped,
     },
     Variant {
+        op: "acceptance.chain",
+        name: "resident",
+        idea: "one block a row keeps the weights on chip from their sum to the search, which no launch precedes",
+        deterministic: true,
+        plan: resident,
+    },
+    Variant {
         op: "acceptance.chain_logits",
         name: "naive",
         idea: "a warp normalizes a row of logits, then one thread walks one row of the batch",
@@ -221,6 +228,44 @@ fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let locating = segments.next_multiple_of(32);
     launch(&mut plan, OVERLAPPED, "locate_f32", batch, locating, &b.of_locate(sums), &sizes);
     plan.overlap_last();
+    Ok(plan)
+}
+
+/// One block a row, which keeps it on chip.
+fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    const THREADS: usize = 512;
+    /// Bytes of a word, and tokens of one.
+    const WORD: usize = 16;
+    const TOKENS: usize = 4;
+    /// Words of a thread in a turn.
+    const WORDS: usize = 4;
+    /// Turns of a block at most: the last one's words stay in registers, and shared memory has room for the others' of two
+    /// blocks.
+    const TURNS: usize = 4;
+    let params: Params = case.params()?;
+    let &Params { batch, vocab, mode, .. } = &params;
+    if mode == Mode::Greedy {
+        return Err(Unsupported("it samples; greedy drafts are for split".into()));
+    }
+    if !vocab.is_multiple_of(TOKENS) {
+        return Err(Unsupported("rows must be whole words of 16 bytes".into()));
+    }
+    let turns = vocab.div_ceil(THREADS * WORDS * TOKENS);
+    if turns > TURNS {
+        return Err(Unsupported("the weights of two rows do not fit on a multiprocessor".into()));
+    }
+    let mut plan = Plan::new();
+    let b = Buffers::new(&mut plan, &params, inputs);
+    let shared = turns.saturating_sub(1) * THREADS * WORDS * WORD;
+    let args = b.args(&params);
+    plan.launch(
+        "acceptance_resident",
+        "sample_f32",
+        blocks(batch)?,
+        [THREADS, 1, 1],
+        shared,
+        &args,
+    );
     Ok(plan)
 }
 
