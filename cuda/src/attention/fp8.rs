@@ -8,7 +8,9 @@ use touchstone_reference::{
     },
 };
 
-use super::{PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, mask_of, section, swizzled_map};
+use super::{
+    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, head_map, mask_of, section, swizzled_map,
+};
 use crate::{
     plan::{Arg, BufferId, MapId, Plan},
     variant::Unsupported,
@@ -73,9 +75,10 @@ const TILE: usize = BLOCK;
 /// Values of a head in the tiles; smaller heads are followed by zeros in Q and V.
 const TILE_DIM: usize = 128;
 
-/// How the copy engine fetches the tiles of q, k and v. Keys come in the order in which a thread's scores are the operand
-/// of the product with V: of every 16, key `4t + 2h + e` in row `8h + 2t + e`, by dimensions e, t and h of their own.
-fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 3], Unsupported> {
+/// How the copy engine fetches the tiles of q, k and v, and writes o. Keys come in the order in which a thread's scores are
+/// the operand of the product with V: of every 16, key `4t + 2h + e` in row `8h + 2t + e`, by dimensions e, t and h of
+/// their own.
+fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 4], Unsupported> {
     let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = *problem;
     let ([q, k, v], row, key) = (at.values, heads_q * head_dim, heads_kv * head_dim);
     let of_queries = [head_dim, heads_q, seq_q, batch];
@@ -89,6 +92,7 @@ fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 3], 
         swizzled_map(plan, q, 1, &of_queries, &query_strides, &[TILE_DIM, 1, TILE, 1])?,
         swizzled_map(plan, k, 1, &of_keys, &key_strides, &of_keys_box)?,
         swizzled_map(plan, v, 1, &of_values, &value_strides, &of_values_box)?,
+        head_map(plan, at.o, [batch, seq_q, heads_q, head_dim], 16)?,
     ])
 }
 
@@ -122,8 +126,8 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let scale = [Arg::F32(problem.scale as f32)];
     let args =
         [&maps.map(Arg::from)[..], &buffers, &sizes, &mask, &scale, &[drawn.into()]].concat();
-    // Queries, tiles of K and of V, barriers, units, and room to begin at a multiple of 1024 bytes.
-    let shared_bytes = TILE * TILE_DIM * (SLOTS + 2 * STAGES) + 256 + 1024;
+    // Queries, tiles of K and of V, outputs on their way, barriers, units, and room to begin at a multiple of 1024 bytes.
+    let shared_bytes = TILE * TILE_DIM * (SLOTS + 2 * STAGES + 2) + 256 + 1024;
     let (module, symbol) = match problem.dtype {
         DType::F16 => ("attention_fp8_warp_specialized.f16", "forward_d128_f16"),
         _ => ("attention_fp8_warp_specialized", "forward_d128_bf16"),
