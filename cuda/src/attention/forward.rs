@@ -222,7 +222,7 @@ fn shape_for(problem: &Problem) -> Result<&'static Shape, Unsupported> {
         return Err(refused());
     }
     let dim = SHAPES.iter().find(|shape| shape.takes(problem)).ok_or_else(refused)?.dim;
-    let of_dim = SHAPES.iter().filter(|shape| shape.dim == dim);
+    let of_dim = SHAPES.iter().filter(|shape| shape.dim == dim && shape.takes(problem));
     of_dim.min_by_key(|shape| shape.nanoseconds(problem)).ok_or_else(refused)
 }
 
