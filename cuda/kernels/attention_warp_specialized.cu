@@ -9,7 +9,8 @@
 //   output in registers, K and V read by wgmma from shared memory, probabilities as its register operand. Within a
 //   warpgroup the scores of the next tile and the product with V of this one run while a softmax is computed. That product
 //   is waited for as soon as the maxima are known: scaling o and packing p go on in the shadow of the exponentials, of
-//   which a warp starts one in eight cycles. Outputs leave through shared memory by the copy engine.
+//   which a warp starts one in eight cycles. Outputs leave through shared memory by the copy engine; where two warpgroups
+//   have queries of their own, beside the first scores of the next unit, and the second begins behind the first.
 //   Heads of 64 have three shapes (see forward.rs): three warpgroups, which read a tile of keys least often; two, where
 //   three would leave multiprocessors without work; and two that share 64 queries, each with every other tile of keys.
 // Numerics: f32 sums; a soft cap by tanh_of; probabilities are rounded to the storage type for the second product,
@@ -20,8 +21,11 @@
 //   of 96, 112, 144, 160, 176 or 192 keys; two or three warpgroups that do one thing after the other; an eighth to a half
 //   of the exponentials by polynomials; a maximum that lags behind by up to 2^8; units that overlap in one loop; o scaled
 //   only where a maximum rose; queries in registers; p packed into a second set of registers; mbarriers asked early; three
-//   warpgroups with tiles of 64 or 80 keys for heads of 128, four with 64 for heads of 64; the first scores of a unit
-//   begun before the outputs of the one before leave (heads of 64: 4 % faster with two warpgroups, 11 % slower with three).
+//   warpgroups with tiles of 64 or 80 keys for heads of 128, four with 64 for heads of 64; with three warpgroups, the first
+//   scores of a unit begun before the outputs of the one before leave (11 % slower). Nor on N512 to N16384: a unit's keys
+//   fetched into the L2 cache while the one before is computed (N512: a fifth slower), units drawn one to eight tiles
+//   earlier, tensor maps fetched early, a unit read by one lane and told to the others, queries given back by all lanes
+//   (heads of 64: up to 8 % slower).
 // Target: compute_90a
 // Twin: f16
 #include "attention_units.cuh"
@@ -36,7 +40,10 @@ typedef __nv_bfloat16 T;
 template <int DIM_, int KEYS_, int GROUPS_, int SPLIT_, int STAGES_, int SLOTS_> struct Shape {
     static constexpr int DIM = DIM_, KEYS = KEYS_, GROUPS = GROUPS_, SPLIT = SPLIT_, STAGES = STAGES_, SLOTS = SLOTS_;
     static constexpr int READERS = GROUPS / SPLIT, QUERIES = 64 * READERS;  // READERS: warpgroups that read one tile
-    static constexpr int EARLY = GROUPS > 2 ? 16 : 0;  // exponentials before the product with V is waited for
+    // Exponentials before the product with V is waited for; whether a unit's first scores begin before the outputs of the
+    // one before leave.
+    static constexpr int EARLY = GROUPS > 2 ? 48 : DIM > 128 ? 24 : DIM > 64 || SPLIT > 1 ? 0 : 8;
+    static constexpr bool CHAINED = GROUPS == 2 && SPLIT == 1 && SLOTS > 1;
     static constexpr bool CAPS = DIM >= 128;  // takes a soft cap: every instance that does takes 40 KiB more PTX
     static constexpr bool BOXES = DIM <= 128;  // has room for outputs on their way
     static constexpr u32 TILE = KEYS * DIM * 2, Q_TILE = QUERIES * DIM * 2, Q = 0, K = SLOTS * Q_TILE, V = K + STAGES * TILE;
@@ -99,11 +106,15 @@ __device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const Te
     }
 }
 
+// A word that all lanes have, from one: or descriptors would be kept in the registers of all. Where units are chained, ptxas
+// knows that it is the same for all without.
+template <typename S> __device__ __forceinline__ u32 shared_word(u32 x) {
+    return S::CHAINED ? x : __shfl_sync(0xffffffffu, x, 0);
+}
+
 // Starts s = Q K^T for a warpgroup's 64 queries.
 template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_rows, u32 k_tile) {
-    // From one lane: or descriptors would be kept in the registers of all.
-    const u32 a = __shfl_sync(0xffffffffu, descriptor_start(q_rows, 16), 0);
-    const u32 b = __shfl_sync(0xffffffffu, descriptor_start(k_tile, 16), 0);
+    const u32 a = shared_word<S>(descriptor_start(q_rows, 16)), b = shared_word<S>(descriptor_start(k_tile, 16));
 #pragma unroll
     for (int d = 0; d < S::DIM; d += 16)
         product<S::KEYS>(s, descriptor_at(a + (d / 64 * (S::QUERIES * ROW) + d % 64 * 2) / 16),
@@ -114,7 +125,7 @@ template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S:
 // Starts o += P V.
 template <typename S>
 __device__ __forceinline__ void begin_gather(float (&o)[S::DIM / 2], const u32 (&p)[S::KEYS / 16][4], u32 v_tile) {
-    const u32 b = __shfl_sync(0xffffffffu, descriptor_start(v_tile, S::KEYS * ROW), 0);
+    const u32 b = shared_word<S>(descriptor_start(v_tile, S::KEYS * ROW));
 #pragma unroll
     for (int k = 0; k < S::KEYS / 16; ++k) product<S::DIM>(o, p[k], descriptor_at(b + k * ROW));
     product_commit();
@@ -204,20 +215,48 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
     const auto leave = [&](u32 barrier) {
         if (lane == 0) barrier_arrive(barrier);
     };
-    u32 unit_tile = 0;
+    u32 round = 0, turn = 0, unit_tile = 0, q_rows = 0;
+    Work work = {};
+    float s[KEYS / 2];
+    const auto take = [&] {
+        barrier_sleep(shared + S::Q_FULL + 8 * (round % S::SLOTS), round / S::SLOTS & 1);
+        work = published(shared + S::UNIT + 32 * (round % S::SLOTS));
+    };
+    const auto leave_queries = [&] { leave(shared + S::Q_FREE + 8 * (round % S::SLOTS)); };
+    const auto skip = [&] {  // a unit that sees no key
+        leave_queries();
+        if (part == 0) finish_blind<S>(out, lse, work, n, work.i0 + row16 * 16, lane);
+    };
+    const auto begin_unit = [&](u32 tile) {
+        barrier_sleep(shared + S::K_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+        product_begin();
+        q_rows = shared + S::Q + round % S::SLOTS * S::Q_TILE + group / SPLIT * 64 * ROW;
+        begin_scores<S>(s, q_rows, shared + S::K + tile % STAGES * S::TILE);
+    };
+    const auto first_scores = [&](u32 tile) {
+        begin_unit(tile);
+        product_wait<0>();
+        product_done(s);
+    };
+    if (S::CHAINED) {
+        for (take(); work.count == 0; ++round, take()) skip();
+        if (work.count < 0) return;
+        if (group > 0) named_sync(2, 256);  // side by side both would multiply, then both wait
+        first_scores(0);
+        if (group == 0) named_arrive(2, 256);
+    }
 #pragma unroll 1
-    for (u32 round = 0;; ++round) {
-        const u32 slot = round % S::SLOTS, q_rows = shared + S::Q + slot * S::Q_TILE + group / SPLIT * 64 * ROW;
-        barrier_sleep(shared + S::Q_FULL + 8 * slot, round / S::SLOTS & 1);
-        const Work work = published(shared + S::UNIT + 32 * slot);
-        if (work.count < 0) break;
-        const int i = work.i0 + row16 * 16;
-        if (work.count == 0) {
-            leave(shared + S::Q_FREE + 8 * slot);
-            if (part == 0) finish_blind<S>(out, lse, work, n, i, lane);
-            continue;
+    for (;; round += !S::CHAINED) {
+        if (!S::CHAINED) {
+            take();
+            if (work.count < 0) break;
+            if (work.count == 0) {
+                skip();
+                continue;
+            }
         }
-        float s[KEYS / 2], o[DIM / 2], shrink[2], base[2], total[2][2];
+        const int i = work.i0 + row16 * 16;
+        float o[DIM / 2], shrink[2], base[2], total[2][2];
         u32 p[KEYS / 16][4];
         Softmax row = {{NEG_INFINITY, NEG_INFINITY}, {0.f, 0.f}};
 #pragma unroll
@@ -248,20 +287,16 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
         // A tile of keys was read; after the unit's last one nobody needs its queries.
         const auto leave_keys = [&](u32 stage, int j) {
             leave(shared + S::K_FREE + 8 * stage);
-            if (j < work.first + SPLIT) leave(shared + S::Q_FREE + 8 * slot);
+            if (j < work.first + SPLIT) leave_queries();
         };
         // Of a unit's tiles, a warpgroup that shares its queries takes every SPLIT-th: maybe none.
         int j = work.first + work.count - 1 - part;
         u32 tile = unit_tile + part;
         unit_tile += work.count;
         if (SPLIT > 1 && j < work.first) {
-            leave(shared + S::Q_FREE + 8 * slot);
+            leave_queries();
         } else {
-            barrier_sleep(shared + S::K_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-            product_begin();
-            begin_scores<S>(s, q_rows, shared + S::K + tile % STAGES * S::TILE);
-            product_wait<0>();
-            product_done(s);
+            if (!S::CHAINED) first_scores(tile);
             leave_keys(tile % STAGES, j);
             mask_tile(j);
             raise_maxima<KEYS>(s, row, shrink, base, total, factor);
@@ -305,12 +340,31 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
             product_begin();
             begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
-            product_wait<0>();
+            if (!S::CHAINED) {
+                product_wait<0>();
+                product_done(o);
+                leave(shared + S::V_FREE + 8 * (tile % STAGES));
+            }
+        }
+        if (S::CHAINED) {
+            const Work unit = work;
+            const u32 unit_round = round;
+            for (++round, take(); work.count == 0; ++round, take()) skip();
+            // After the last unit, its last scores again: a branch around products would serialize all of them.
+            if (work.count < 0) round = unit_round, --unit_tile;
+            begin_unit(unit_tile);
+            product_wait<1>();
             product_done(o);
             leave(shared + S::V_FREE + 8 * (tile % STAGES));
+            finish_boxes<S, T>(o, row, shared + S::OUT + row16 * (16 * DIM * 2), o_map, lse, unit, n, i, lane, factor);
+            product_wait<0>();
+            product_done(s);
+            if (work.count < 0) break;
+            continue;
         }
         if (SPLIT > 1) {
-            const u32 parts = shared + S::PARTS + (round & 1) * S::PART + threadIdx.x % 128 * 16;
+            const u32 parts = shared + S::PARTS + turn * S::PART + threadIdx.x % 128 * 16;
+            turn ^= 1;
             if (part > 0) give_part<DIM>(parts, o, row);
             named_sync(2, 128 * S::GROUPS);
             if (part > 0) continue;
@@ -334,7 +388,8 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
         if (threadIdx.x == 0) produce<S>(shared, q, k, v, n, units, drawn);
     } else {
         registers_up<S::GROUPS == 2 ? 232 : 160>();
-        consume<S>(shared, o_map, o, lse, n, scale, squeeze, threadIdx.x / 128 - 1);
+        const u32 group = S::CHAINED ? __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) : threadIdx.x / 128;
+        consume<S>(S::CHAINED ? __shfl_sync(0xffffffffu, shared, 0) : shared, o_map, o, lse, n, scale, squeeze, group - 1);
     }
 }
 

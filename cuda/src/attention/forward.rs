@@ -2,15 +2,16 @@
 
 use touchstone_reference::{
     Case, DType, Tensors,
-    attention::{Problem, forward::Params},
+    attention::{Mask, Problem, forward::Params},
 };
 
 use super::{
-    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, head_map, kind_of, mask_of, score_of, section,
-    tile_dim,
+    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, head_map, head_tensor, kind_of, mask_of,
+    score_of, section, tile_dim,
 };
 use crate::{
-    plan::{Arg, BufferId, Plan},
+    plan::{Arg, BufferId, MapId, Plan},
+    simulator::numeric::tensor::{Fetch, TensorMap},
     variant::Unsupported,
 };
 
@@ -128,6 +129,8 @@ struct Shape {
     slots: usize,
     /// Whether it takes a soft cap: heads of up to 64 values then have the tiles of 128, as the PTX is kept small.
     caps: bool,
+    /// Whether it is worth taking under a mask.
+    masks: bool,
     /// What a unit takes beside its tiles, and what a tile takes, in nanoseconds on an H200, fitted to runs of B1
     /// to B4, H4 to H32, N512 to N16384 (2026-11-30). They count where shapes take the same heads.
     unit_ns: usize,
@@ -135,8 +138,8 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 5] = [
-    Shape { name: "d64", groups: 3, unit_ns: 2400, tile_ns: 1530, ..PLAIN },
-    Shape { name: "d64_fewer", groups: 2, unit_ns: 1400, tile_ns: 1170, ..PLAIN },
+    Shape { name: "d64", groups: 3, masks: false, unit_ns: 2600, tile_ns: 1550, ..PLAIN },
+    Shape { name: "d64_fewer", groups: 2, unit_ns: 1500, tile_ns: 1100, ..PLAIN },
     Shape {
         name: "d64_shared",
         groups: 2,
@@ -160,13 +163,16 @@ const PLAIN: Shape = Shape {
     stages: 2,
     slots: 2,
     caps: false,
+    masks: true,
     unit_ns: 0,
     tile_ns: 0,
 };
 
 impl Shape {
     fn takes(&self, problem: &Problem) -> bool {
-        problem.head_dim <= self.dim && (self.caps || problem.softcap == 0.0)
+        problem.head_dim <= self.dim
+            && (self.caps || problem.softcap == 0.0)
+            && (self.masks || problem.mask == Mask::Full)
     }
 
     /// Queries of a unit.
@@ -216,8 +222,25 @@ fn shape_for(problem: &Problem) -> Result<&'static Shape, Unsupported> {
         return Err(refused());
     }
     let dim = SHAPES.iter().find(|shape| shape.takes(problem)).ok_or_else(refused)?.dim;
-    let of_dim = SHAPES.iter().filter(|shape| shape.dim == dim);
+    let of_dim = SHAPES.iter().filter(|shape| shape.dim == dim && shape.takes(problem));
     of_dim.min_by_key(|shape| shape.nanoseconds(problem)).ok_or_else(refused)
+}
+
+/// Heads that are worked on at a time. Without a mask few: their blocks walk over the same keys side by side, which the L2
+/// cache then reads once for several of them. With one the longest units of many come first, so that the blocks end together.
+fn section_of(problem: &Problem) -> usize {
+    section(problem, 2, if problem.mask == Mask::Full { SECTION_BYTES / 12 } else { SECTION_BYTES })
+}
+
+/// The map of what is read: with boxes of 128 bytes a row, to fetch 256 at a time asks the L2 cache twice for the other half.
+fn fetched(
+    plan: &mut Plan,
+    buffer: BufferId,
+    shape: [usize; 4],
+    rows: usize,
+) -> Result<MapId, Unsupported> {
+    let map = TensorMap { fetch: Fetch::Bytes128, ..head_tensor(shape, rows) };
+    plan.tensor_map(buffer, map)
 }
 
 /// One warpgroup copies, the others compute, on Hopper's own instructions.
@@ -234,16 +257,15 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     }
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
+    let (queries, keys) = ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
     let maps = [
-        head_map(&mut plan, at.q, [batch, seq_q, heads_q, head_dim], shape.queries())?,
-        head_map(&mut plan, at.k, [batch, seq_k, heads_kv, head_dim], shape.keys)?,
-        head_map(&mut plan, at.v, [batch, seq_k, heads_kv, head_dim], shape.keys)?,
-        head_map(&mut plan, at.o, [batch, seq_q, heads_q, head_dim], 16)?,
+        fetched(&mut plan, at.q, queries, shape.queries())?,
+        fetched(&mut plan, at.k, keys, shape.keys)?,
+        fetched(&mut plan, at.v, keys, shape.keys)?,
+        head_map(&mut plan, at.o, queries, 16)?,
     ];
     let (causal, window) = mask_of(&problem);
-    // Half of the L2 where all of a section's blocks walk over the same keys: less is read at a time, as cold runs show.
-    let section_bytes = if causal == 0 { SECTION_BYTES / 2 } else { SECTION_BYTES };
-    let section = section(&problem, 2, section_bytes);
+    let section = section_of(&problem);
     let drawn = drawn(&mut plan, causal, units);
     let buffers = [at.lengths_q, at.lengths_k, at.o, at.lse].map(Arg::from);
     let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
@@ -316,11 +338,17 @@ mod tests {
             assert_eq!(square(1, 4, seq, 64, "full"), "d64_shared", "N{seq}");
             assert_eq!(square(1, 4, seq, 64, "causal"), "d64_shared", "N{seq}");
         }
+        assert_eq!(square(1, 4, 4096, 64, "causal"), "d64_shared");
         assert_eq!(square(1, 4, 8192, 64, "full"), "d64_fewer");
+        assert_eq!(square(2, 4, 8192, 64, "full"), "d64_fewer");
+        assert_eq!(square(1, 4, 16384, 64, "full"), "d64_fewer");
         assert_eq!(square(1, 16, 2048, 64, "full"), "d64_fewer");
         assert_eq!(square(4, 32, 512, 64, "causal"), "d64_fewer");
         assert_eq!(square(4, 32, 2048, 64, "full"), "d64");
         assert_eq!(square(8, 32, 2048, 64, "full"), "d64");
+        assert_eq!(square(8, 32, 2048, 64, "causal"), "d64_fewer");
+        assert_eq!(square(1, 4, 16384, 64, "causal"), "d64_fewer");
+        assert_eq!(square(8, 32, 512, 64, "full"), "d64_fewer");
     }
 
     #[test]
