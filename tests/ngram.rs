@@ -253,7 +253,7 @@ fn every_operation_has_a_strategy() {
     assert_eq!(named, listed.collect());
 }
 
-/// What `ngram_count_partition` hashes to `hash`: its bijection undone, by the inverses of its factors modulo 2³².
+/// What `ngram_hashed.cuh` hashes to `hash`: its bijection undone, by the inverses of its factors modulo 2³².
 fn hashed_to(hash: u32) -> u32 {
     let inverse = |factor: u32| {
         (0..5).fold(factor, |x, _| x.wrapping_mul(2u32.wrapping_sub(factor.wrapping_mul(x))))
@@ -266,9 +266,8 @@ fn hashed_to(hash: u32) -> u32 {
 /// with all bits set marks free slots. No drawn case of a size to simulate fills a table, so that its keys are counted
 /// class by class; nor has one a large bucket of which one key is most, the marking one too.
 #[test]
-fn partition_counts_a_bucket_that_its_table_cannot_hold() {
+fn a_bucket_that_its_block_cannot_hold_is_counted() {
     let once: Vec<u32> = (0..1500).chain([u32::MAX]).map(hashed_to).collect();
-    let variant = variants().find(|v| v.op == "ngram.count" && v.name == "partition").unwrap();
     let simulator = Simulator::new();
     let mostly = |hash: u32| [once.clone(), vec![hashed_to(hash); 6000]].concat();
     // Few enough for every thread to hold its keys at once, and more.
@@ -278,9 +277,12 @@ fn partition_counts_a_bucket_that_its_table_cannot_hold() {
         let tokens = Tensors::new().with("tokens", Tensor::new(&[p.tokens], Data::U32(tokens)));
         let case = Case::new("ngram.count", &p, 0);
         let problem = Problem::with_inputs(&case, tokens, "of one bucket").unwrap();
-        let plan = verify::plan(variant, &problem).unwrap();
-        let prepared = verify::prepare(&simulator, &plan).unwrap().unwrap();
-        let verdict = verify::verify(&prepared, &problem, variant.deterministic).unwrap();
-        assert!(matches!(verdict, Verdict::Right(_)), "{verdict:?}");
+        for name in ["partition", "packed"] {
+            let variant = variants().find(|v| v.op == "ngram.count" && v.name == name).unwrap();
+            let plan = verify::plan(variant, &problem).unwrap();
+            let prepared = verify::prepare(&simulator, &plan).unwrap().unwrap();
+            let verdict = verify::verify(&prepared, &problem, variant.deterministic).unwrap();
+            assert!(matches!(verdict, Verdict::Right(_)), "{name}: {verdict:?}");
+        }
     }
 }

@@ -10,14 +10,19 @@
 //   its table makes it take the bucket's classes (keys with equal low bits) one after the other. The hash is a bijection
 //   whose high bits name the bucket, so passes move hashes alone and the last kernel undoes them. Entries fill the outputs
 //   from the front; a block zeroes as many places at their end as its bucket had repeats, which is all of the tail.
+//   count_packed: of keys of 32 bits, a slot is one word, the key's bits that do not name the bucket above its count: buckets
+//   are twice as large, so that what a block does once is done half as often.
 // Numerics: integers; counts do not depend on the order of events, the order of the entries does.
-// Limits: n < 2^32, bucket_bits 2 to 15, at most 256 digits a pass. A bucket is one block's: an n-gram that is half of the
-//   text leaves the others idle, although its threads count it in registers, and keys chosen against the fixed hash share
-//   one, in time quadratic in their number.
+// Limits: n < 2^32, bucket_bits 2 to 15 (count_packed: 13 to 15), at most 256 digits a pass. A bucket is one block's: an
+//   n-gram that is half of the text leaves the others idle, although its threads count it in registers, and keys chosen
+//   against the fixed hash share one, in time quadratic in their number.
 // Tried: a single pass into 4096 buckets and packed slots; its runs of four keys take the L2 cache longer than two passes.
 //   Additions to one word of shared memory take a lane a cycle, also those of 1: hence the hot key's registers. Fewer threads
-//   a bucket with more keys each: their tables leave fewer warps on a multiprocessor.
-#include "ngram_table.cuh"
+//   a bucket with more keys each, of two words a slot: their tables leave fewer warps on a multiprocessor. Tiles of 48 and
+//   64 KiB: what the first pass gained, the second lost. No histogram: tiles sorted in place, a part gathered run by run and
+//   sorted again, then a counter for each of the 2^15 keys of a smaller bucket: what comes before counting took 417 us instead
+//   of 505, but counting 735 at best, since a bucket lies in pieces and its few threads wait for each other.
+#include "ngram_packed.cuh"
 
 static constexpr int THREADS = 512, WARPS = THREADS / 32, DIGITS = 256;
 template <typename Key> static constexpr int ITEMS = 64 / sizeof(Key);
@@ -217,19 +222,21 @@ __device__ __forceinline__ bool count_class(Table<Key>& table, const Key* __rest
     __syncthreads();
     const Key hot = table.hot, mask = of.mask(), low = (Key)of.low;
     u32 of_hot = 0;
+    // Whether the table counts a key: it is of the class and not the hot one, which is counted here.
+    const auto is_for_table = [&](Key key) {
+        const bool held = (key & mask) == low;
+        of_hot += held && key == hot;
+        return held && key != hot;
+    };
     u32 at = threadIdx.x;
 #pragma unroll 1
     for (; at + (AHEAD<Key> - 1) * COUNT_THREADS < size; at += AHEAD<Key> * COUNT_THREADS) {
         Key key[AHEAD<Key>];
 #pragma unroll
         for (int i = 0; i < AHEAD<Key>; ++i) key[i] = keys[at + i * COUNT_THREADS];
-        u32 others = 0;  // a bit a key that the table counts
+        u32 others = 0;  // a bit a key
 #pragma unroll
-        for (int i = 0; i < AHEAD<Key>; ++i) {
-            const bool held = (key[i] & mask) == low;
-            if (held && key[i] == hot) ++of_hot;
-            if (held && key[i] != hot) others |= 1u << i;
-        }
+        for (int i = 0; i < AHEAD<Key>; ++i) others |= is_for_table(key[i]) ? 1u << i : 0u;
 #pragma unroll 1
         for (; others > 0; others &= others - 1) {
             Key own = key[0];
@@ -241,11 +248,7 @@ __device__ __forceinline__ bool count_class(Table<Key>& table, const Key* __rest
 #pragma unroll 1
     for (; at < size; at += COUNT_THREADS) {
         const Key key = keys[at];
-        if ((key & mask) != low) continue;
-        if (key == hot)
-            ++of_hot;
-        else
-            table.add(key, bucket_bits);
+        if (is_for_table(key)) table.add(key, bucket_bits);
     }
     if (of_hot > 0) atomicAdd(&table.of_hot, of_hot);
     __syncthreads();
@@ -275,6 +278,29 @@ template <typename Word> __device__ __forceinline__ void zero(Word* __restrict__
     if (high < to && high >= first * WIDE) words[high] = 0;
 }
 
+// Each key that was no entry leaves a place free at the end of the outputs: `free` of them.
+__device__ __forceinline__ void zero_repeats(u32 free, u64& start, u64* __restrict__ ngrams, u32* __restrict__ counts,
+                                             u64* __restrict__ repeated, i64 capacity) {
+    if (free == 0) return;
+    if (threadIdx.x == 0) start = atomicAdd(repeated, (u64)free);
+    __syncthreads();
+    const i64 to = capacity - (i64)start;
+    zero(ngrams, to - free, to), zero(counts, to - free, to);
+}
+
+// Counts a bucket of any size, a class after the other.
+template <typename Key>
+__device__ __forceinline__ void count_classes(Table<Key>& table, const Key* __restrict__ keys, u32 size, int bucket_bits,
+                                              u64* __restrict__ ngrams, u32* __restrict__ counts, u64* __restrict__ unique) {
+    find_hot(table, keys, size);
+    Class of{0, 0};
+    do {
+        while (!count_class(table, keys, size, bucket_bits, of)) of.split();
+        table.emit_all(ngrams, counts, unique);
+        __syncthreads();
+    } while (of.next());
+}
+
 template <typename Key>
 __device__ void count(const Key* __restrict__ keys, const u32* __restrict__ offsets, u64* __restrict__ ngrams,
                       u32* __restrict__ counts, u64* __restrict__ unique, u64* __restrict__ repeated, i64 capacity,
@@ -294,22 +320,44 @@ __device__ void count(const Key* __restrict__ keys, const u32* __restrict__ offs
         if (counted) table.template emit<COUNT_ITEMS, COUNT_ITEMS>([&](int i) { return slot[i]; }, ngrams, counts, unique);
         __syncthreads();
     }
-    if (!counted) {
-        find_hot(table, keys, size);
-        Class of{0, 0};
-        do {
-            while (!count_class(table, keys, size, bucket_bits, of)) of.split();
-            table.emit_all(ngrams, counts, unique);
-            __syncthreads();
-        } while (of.next());
+    if (!counted) count_classes(table, keys, size, bucket_bits, ngrams, counts, unique);
+    zero_repeats(size - table.entries, table.start, ngrams, counts, repeated, capacity);
+}
+
+// The same of keys of 32 bits, whose tables have one word a slot.
+__device__ void count_packed(const u32* __restrict__ keys, const u32* __restrict__ offsets, u64* __restrict__ ngrams,
+                             u32* __restrict__ counts, u64* __restrict__ unique, u64* __restrict__ repeated, i64 capacity,
+                             int bucket_bits) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    const u32 begin = offsets[blockIdx.x], size = offsets[blockIdx.x + 1] - begin;
+    if (size == 0) return;
+    keys += begin;
+    if (size <= Packed::MOST) {
+        Packed& table = *reinterpret_cast<Packed*>(memory);
+        u32 key[Packed::KEYS];
+#pragma unroll
+        for (int i = 0; i < Packed::KEYS; ++i)
+            if (i * COUNT_THREADS + threadIdx.x < size) key[i] = keys[i * COUNT_THREADS + threadIdx.x];
+        table.clear();
+        __syncthreads();
+        int slot[Packed::KEYS];
+#pragma unroll
+        for (int i = 0; i < Packed::KEYS; ++i)
+            slot[i] = i * COUNT_THREADS + threadIdx.x < size ? table.add(key[i] << bucket_bits) : Packed::NONE;
+        __syncthreads();
+        if (table.full == 0) {
+            const u32 free = table.emit(slot, size, blockIdx.x, bucket_bits, ngrams, counts, unique, repeated);
+            if (free == 0) return;
+            const i64 to = capacity - (i64)table.zeroes;
+            zero(ngrams, to - free, to), zero(counts, to - free, to);
+            return;
+        }
+        __syncthreads();
     }
-    // Each key that was no entry leaves one free at the end of the outputs.
-    const u32 free = size - table.entries;
-    if (free == 0) return;
-    if (threadIdx.x == 0) table.start = atomicAdd(repeated, (u64)free);
-    __syncthreads();
-    const i64 to = capacity - (i64)table.start;
-    zero(ngrams, to - free, to), zero(counts, to - free, to);
+    Table<u32>& table = *reinterpret_cast<Table<u32>*>(memory);
+    if (threadIdx.x == 0) table.entries = 0;
+    count_classes(table, keys, size, bucket_bits, ngrams, counts, unique);
+    zero_repeats(size - table.entries, table.start, ngrams, counts, repeated, capacity);
 }
 
 #define PARTITION_STREAM(Key, suffix, Pairs)                                                                           \
@@ -327,7 +375,7 @@ __device__ void count(const Key* __restrict__ keys, const u32* __restrict__ offs
         const Key* keys, Key* out, u32* cursors, const u32* offsets, i64 ngrams, int bucket_bits, int second_bits) {   \
         second_pass<Key>(keys, out, cursors, offsets, ngrams, bucket_bits, second_bits);                               \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 4) partition_count_##suffix(                              \
+    extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 4) partition_count_##suffix(                        \
         const Key* keys, const u32* offsets, u64* ngrams, u32* counts, u64* unique, u64* repeated, i64 capacity,       \
         int bucket_bits) {                                                                                             \
         count<Key>(keys, offsets, ngrams, counts, unique, repeated, capacity, bucket_bits);                            \
@@ -335,3 +383,8 @@ __device__ void count(const Key* __restrict__ keys, const u32* __restrict__ offs
 PARTITION(u32, u32)
 PARTITION(u64, u64)
 PARTITION_STREAM(u32, pairs_u32, true)
+extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 4)
+    partition_count_packed(const u32* keys, const u32* offsets, u64* ngrams, u32* counts, u64* unique, u64* repeated,
+                           i64 capacity, int bucket_bits) {
+    count_packed(keys, offsets, ngrams, counts, unique, repeated, capacity, bucket_bits);
+}

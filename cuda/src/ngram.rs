@@ -44,6 +44,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: count::partition,
     },
     Variant {
+        op: "ngram.count",
+        name: "packed",
+        idea: "the same in larger buckets, whose tables hold a key of 32 bits and its count in one word",
+        deterministic: false,
+        plan: count::packed,
+    },
+    Variant {
         op: "ngram.score",
         name: "naive",
         idea: "binary search in the rows of each order as they are",

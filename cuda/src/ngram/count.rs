@@ -25,8 +25,12 @@ mod partition {
     /// Threads of a block that counts a bucket, and slots of its table.
     pub const COUNT_THREADS: usize = 512;
     pub const SLOTS: usize = 4096;
-    /// Positions that a bucket holds on average, where there are buckets enough: half of its table.
+    /// Positions that a bucket holds on average, where there are buckets enough: half of its table, whose slots are half as
+    /// large where they are packed.
     pub const A_BUCKET: usize = 2048;
+    pub const A_PACKED_BUCKET: usize = 4096;
+    /// Bits that name a bucket at least if slots are packed: a slot has as many for its count.
+    pub const PACKED_BITS: usize = 13;
     /// Blocks of the histogram at most: as many as keep the largest device busy with one each.
     pub const HISTOGRAMS: usize = 132;
 }
@@ -165,6 +169,22 @@ fn hashed(
 
 /// Hashed n-grams, partitioned into buckets that tables in shared memory count.
 pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    partitioned(case, inputs, false)
+}
+
+/// The same with a key and its count in one word of the tables.
+pub fn packed(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    let p = case.params::<CountParams>()?;
+    let key_bits = p.order as u32 * p.bits();
+    if key_bits > 32 {
+        return Err(Unsupported(format!(
+            "{key_bits}-bit n-grams: a word holds a key of at most 32 bits with its count"
+        )));
+    }
+    partitioned(case, inputs, true)
+}
+
+fn partitioned(case: &Case, inputs: &Tensors, packed: bool) -> Result<Plan, Unsupported> {
     use partition as of;
     const MODULE: &str = "ngram_count_partition";
     let p = case.params::<CountParams>()?;
@@ -172,7 +192,9 @@ pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let suffix = width.name();
     let mut c = Counting::new(&p, inputs);
     let n = c.capacity;
-    let bucket_bits = n.div_ceil(of::A_BUCKET).next_power_of_two().ilog2().clamp(2, 15) as usize;
+    let (a_bucket, least) =
+        if packed { (of::A_PACKED_BUCKET, of::PACKED_BITS) } else { (of::A_BUCKET, 2) };
+    let bucket_bits = (n.div_ceil(a_bucket).next_power_of_two().ilog2() as usize).clamp(least, 15);
     let second_bits = bucket_bits / 2;
     let first_bits = bucket_bits - second_bits;
     let plan = &mut c.plan;
@@ -211,7 +233,8 @@ pub fn partition(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let table = of::SLOTS * (width.bytes() + 4) + 4 * (4 + of::COUNT_THREADS / 32) + 16;
     let outputs = [c.ngrams.into(), c.counts.into(), c.unique.into(), repeated.into()];
     let args = [&[hashed[1].into(), offsets.into()], &outputs[..], &[n.into(), int(bucket_bits)]];
-    launch(symbol("count"), 1 << bucket_bits, of::COUNT_THREADS, table, &args.concat());
+    let count = if packed { "partition_count_packed".into() } else { symbol("count") };
+    launch(count, 1 << bucket_bits, of::COUNT_THREADS, table, &args.concat());
     Ok(c.plan)
 }
 
