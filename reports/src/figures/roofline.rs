@@ -82,9 +82,11 @@ fn draw(
     legend: Vec<Key>,
     place: &str,
 ) -> anyhow::Result<Option<Figure>> {
-    let Some(limits) = points.iter().rev().find_map(|(row, _)| limits(row)) else {
-        return Ok(None);
-    };
+    // The latest: earlier records may not know them all.
+    let dated =
+        |(row, _): &(&Row<'_>, Mark)| Some((row.record.environment.date.clone(), limits(row)?));
+    let latest = points.iter().filter_map(dated).max_by(|a, b| a.0.cmp(&b.0));
+    let Some((_, limits)) = latest else { return Ok(None) };
     let work = |row: &Row<'_>| row.record.work.clone().unwrap_or_default();
     if points.iter().any(|(row, _)| work(row).flops > 0.0) {
         return compute(points, legend, place, &limits, work).map(Some);
