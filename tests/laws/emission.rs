@@ -24,15 +24,26 @@ pub struct Question {
     pub inputs: Tensors,
     /// Positions of a row's tokens.
     width: usize,
+    laws: Laws,
 }
 
-/// p by position and q by position: a token without mass under each, a last position without draft. The chain takes rows
-/// that do not sum to one.
-fn laws(op: &str) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+/// p by position and q by position.
+type Laws = (Vec<Vec<f32>>, Vec<Vec<f32>>);
+
+/// A token without mass under each, a last position without draft. The chain takes rows that do not sum to one.
+fn laws(op: &str) -> Laws {
     let last = if op.starts_with("acceptance.") { 0.25 } else { 0.2 };
     (
         vec![vec![0.3, 0.25, 0.2, 0.25, 0.0], vec![0.1, 0.4, 0.0, 0.2, 0.3], vec![last; 5]],
         vec![vec![0.2, 0.35, 0.25, 0.0, 0.2], vec![0.2, 0.3, 0.1, 0.0, 0.4]],
+    )
+}
+
+/// The same for variants that take rows of whole words.
+fn laws_of_four_tokens() -> Laws {
+    (
+        vec![vec![0.3, 0.0, 0.45, 0.25], vec![0.1, 0.4, 0.0, 0.5], vec![0.25; 4]],
+        vec![vec![0.2, 0.35, 0.45, 0.0], vec![0.2, 0.3, 0.1, 0.4]],
     )
 }
 
@@ -44,7 +55,8 @@ pub fn questions(op: &str, rows: usize) -> Vec<Question> {
         let of = |drafts| {
             let shape = (Shape::Binary, 7);
             let (params, inputs) = tree::repeated((&target, &draft), shape, drafts, rows, SEED);
-            Question { case: Case::new(op, &params, SEED), inputs, width: params.nodes }
+            let (case, laws) = (Case::new(op, &params, SEED), laws(op));
+            Question { case, inputs, width: params.nodes, laws }
         };
         return [Drafts::Independent, Drafts::Distinct, Drafts::Top].map(of).into();
     }
@@ -52,24 +64,31 @@ pub fn questions(op: &str, rows: usize) -> Vec<Question> {
         let of = |dtype| {
             let (params, inputs) =
                 chain_logits::repeated((&target, &draft), (TEMPERATURE, dtype), rows, SEED);
-            Question { case: Case::new(op, &params, SEED), inputs, width: params.draft_len + 1 }
+            let (case, laws) = (Case::new(op, &params, SEED), laws(op));
+            Question { case, inputs, width: params.draft_len + 1, laws }
         };
         return [DType::F32, DType::Bf16].map(of).into();
     }
-    let (params, inputs) = chain::repeated(&target, &draft, rows, SEED);
-    let width = params.draft_len + 1;
-    let case = match op {
-        "decoding.block" => Case::new(op, &block::Params::from(params), SEED),
-        _ => Case::new(op, &params, SEED),
+    let of = |laws: Laws| {
+        let (params, inputs) = chain::repeated(&laws.0, &laws.1, rows, SEED);
+        let width = params.draft_len + 1;
+        let case = match op {
+            "decoding.block" => Case::new(op, &block::Params::from(params), SEED),
+            _ => Case::new(op, &params, SEED),
+        };
+        Question { case, inputs, width, laws }
     };
-    vec![Question { case, inputs, width }]
+    match op {
+        "acceptance.chain" => vec![of((target, draft)), of(laws_of_four_tokens())],
+        _ => vec![of((target, draft))],
+    }
 }
 
 impl Question {
     /// How often each outcome came, and how probable it is: of the chain the joint law of length and tokens, otherwise
     /// that of the tokens, continued by the target.
     pub fn counts(&self, tokens: &[i64]) -> (Vec<u64>, Vec<f64>) {
-        let (mut target, mut draft) = laws(self.case.op());
+        let (mut target, mut draft) = self.laws.clone();
         if self.case.op() == "acceptance.chain_logits" {
             (target, draft) = (self.stored("target_logits"), self.stored("draft_logits"));
         }

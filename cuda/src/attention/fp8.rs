@@ -1,7 +1,7 @@
 //! Plans of attention.fp8.
 
 use touchstone_reference::{
-    Case, DType, Tensors,
+    Case, DType, Data, Tensor, Tensors,
     attention::{
         Problem,
         fp8::{BLOCK, Params},
@@ -96,6 +96,19 @@ fn maps(plan: &mut Plan, problem: &Problem, at: &Buffers) -> Result<[MapId; 4], 
     ])
 }
 
+/// How far apart V's scales of a head may be: what was summed is kept in units of the scale at hand.
+const SCALES_APART: f32 = (1_u128 << 64) as f32;
+
+/// Whether a head's sums can be kept in units of any of V's scales.
+fn scales_are_near(scales: &Tensor, blocks: usize) -> bool {
+    let Data::F32(scales) = scales.data() else { return false };
+    scales.chunks(blocks.max(1)).all(|head| {
+        let least = head.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = head.iter().copied().fold(0.0, f32::max);
+        head.iter().all(|&scale| scale > 0.0) && most <= least * SCALES_APART
+    })
+}
+
 /// One warpgroup copies, two compute, on 8-bit tensor cores.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     /// Stages of keys and of values, and units whose queries fit into shared memory.
@@ -112,6 +125,9 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let units = seq_q.div_ceil(TILE) * batch * heads_q;
     if units.max(batch * seq_k).max(batch * heads_kv * seq_k.div_ceil(TILE)) > i32::MAX as usize {
         return Err(Unsupported("more units of work or keys than 32-bit indices".into()));
+    }
+    if !scales_are_near(inputs.tensor("v_scale"), seq_k.div_ceil(TILE)) {
+        return Err(Unsupported("scales of V in one head that differ by more than 2^64".into()));
     }
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
@@ -135,4 +151,21 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let grid = [units.min(PERSISTENT_BLOCKS), 1, 1];
     plan.launch(module, symbol, grid, [384, 1, 1], shared_bytes, &args);
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_of_a_head_are_near_each_other() {
+        let near = |scales: &[f32], blocks| {
+            scales_are_near(&Tensor::new(&[scales.len()], Data::F32(scales.to_vec())), blocks)
+        };
+        assert!(near(&[], 0));
+        assert!(near(&[1e-30, 1e30], 1));
+        assert!(near(&[1.0, SCALES_APART], 2));
+        assert!(!near(&[1e-30, 1e30], 2));
+        assert!(!near(&[0.0, 1.0], 2) && !near(&[f32::NAN, 1.0], 2));
+    }
 }
