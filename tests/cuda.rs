@@ -215,7 +215,13 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
     };
     let mut taken = 0;
     for question in emission::questions(variant.op, rows) {
-        let Ok(plan) = (variant.plan)(&question.case, &question.inputs) else { continue };
+        let plan = match (variant.plan)(&question.case, &question.inputs) {
+            Ok(plan) => plan,
+            Err(reason) => {
+                println!("not asked: {}: {reason}", question.case);
+                continue;
+            }
+        };
         taken += 1;
         let outputs = match GPU.get() {
             Some(gpu) => run_once(&*gpu.lock().unwrap_or_else(PoisonError::into_inner), &plan)?,

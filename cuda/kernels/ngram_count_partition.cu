@@ -278,14 +278,20 @@ template <typename Word> __device__ __forceinline__ void zero(Word* __restrict__
     if (high < to && high >= first * WIDE) words[high] = 0;
 }
 
+// Zeroes the `free` places of the outputs before the last `behind`.
+__device__ __forceinline__ void zero_tail(u32 free, u64 behind, u64* __restrict__ ngrams, u32* __restrict__ counts,
+                                          i64 capacity) {
+    const i64 to = capacity - (i64)behind;
+    zero(ngrams, to - free, to), zero(counts, to - free, to);
+}
+
 // Each key that was no entry leaves a place free at the end of the outputs: `free` of them.
 __device__ __forceinline__ void zero_repeats(u32 free, u64& start, u64* __restrict__ ngrams, u32* __restrict__ counts,
                                              u64* __restrict__ repeated, i64 capacity) {
     if (free == 0) return;
     if (threadIdx.x == 0) start = atomicAdd(repeated, (u64)free);
     __syncthreads();
-    const i64 to = capacity - (i64)start;
-    zero(ngrams, to - free, to), zero(counts, to - free, to);
+    zero_tail(free, start, ngrams, counts, capacity);
 }
 
 // Counts a bucket of any size, a class after the other.
@@ -347,9 +353,7 @@ __device__ void count_packed(const u32* __restrict__ keys, const u32* __restrict
         __syncthreads();
         if (table.full == 0) {
             const u32 free = table.emit(slot, size, blockIdx.x, bucket_bits, ngrams, counts, unique, repeated);
-            if (free == 0) return;
-            const i64 to = capacity - (i64)table.zeroes;
-            zero(ngrams, to - free, to), zero(counts, to - free, to);
+            if (free > 0) zero_tail(free, table.zeroes, ngrams, counts, capacity);
             return;
         }
         __syncthreads();

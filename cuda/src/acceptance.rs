@@ -196,6 +196,14 @@ fn split(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     Ok(plan)
 }
 
+/// Refuses greedy drafts.
+fn only_samples(mode: Mode) -> Result<(), Unsupported> {
+    match mode {
+        Mode::Greedy => Err(Unsupported("it samples; greedy drafts are for split".into())),
+        Mode::Sample => Ok(()),
+    }
+}
+
 /// The same for sampling, in launches that overlap.
 fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     /// Tokens of a segment: what a warp loads at once, which of unaligned rows is half of that. Half, too, where there
@@ -210,9 +218,7 @@ fn overlapped(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     const KEPT_BYTES: usize = 24 << 20;
     let params: Params = case.params()?;
     let &Params { batch, draft_len: k, vocab, mode, .. } = &params;
-    if mode == Mode::Greedy {
-        return Err(Unsupported("it samples; greedy drafts are for split".into()));
-    }
+    only_samples(mode)?;
     let aligned = vocab % 4 == 0;
     let wanted = if aligned && batch * vocab > FEW_TOKENS { SEGMENT } else { SEGMENT / 2 };
     let segment = wanted.max(vocab.div_ceil(SEGMENTS).next_multiple_of(128));
@@ -244,9 +250,7 @@ fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     const TURNS: usize = 4;
     let params: Params = case.params()?;
     let &Params { batch, vocab, mode, .. } = &params;
-    if mode == Mode::Greedy {
-        return Err(Unsupported("it samples; greedy drafts are for split".into()));
-    }
+    only_samples(mode)?;
     if !vocab.is_multiple_of(TOKENS) {
         return Err(Unsupported("rows must be whole words of 16 bytes".into()));
     }

@@ -7,7 +7,7 @@ use touchstone_reference::{
 
 use crate::{
     plan::{Arg, BufferId, MapId, Plan, kind_of},
-    simulator::numeric::tensor::{Swizzle, TensorMap},
+    simulator::numeric::tensor::{Fetch, Swizzle, TensorMap},
     variant::{Unsupported, Variant},
 };
 
@@ -181,6 +181,18 @@ fn head_map(
     rows: usize,
 ) -> Result<MapId, Unsupported> {
     plan.tensor_map(buffer, head_tensor([batch, seq, heads, head_dim], rows))
+}
+
+/// The same of what is read in boxes of 128 bytes a row, one half of a row after the other: fetched together, both would be
+/// fetched twice.
+fn fetched_map(
+    plan: &mut Plan,
+    buffer: BufferId,
+    shape: [usize; 4],
+    rows: usize,
+) -> Result<MapId, Unsupported> {
+    let map = TensorMap { fetch: Fetch::Bytes128, ..head_tensor(shape, rows) };
+    plan.tensor_map(buffer, map)
 }
 
 /// That map, of any buffer.

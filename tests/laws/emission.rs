@@ -50,22 +50,22 @@ fn laws_of_four_tokens() -> Laws {
 /// The questions asked of an operation.
 pub fn questions(op: &str, rows: usize) -> Vec<Question> {
     const SEED: u64 = 11;
-    let (target, draft) = laws(op);
+    let laws = laws(op);
     if op == "decoding.tree" {
         let of = |drafts| {
             let shape = (Shape::Binary, 7);
-            let (params, inputs) = tree::repeated((&target, &draft), shape, drafts, rows, SEED);
-            let (case, laws) = (Case::new(op, &params, SEED), laws(op));
-            Question { case, inputs, width: params.nodes, laws }
+            let (params, inputs) = tree::repeated((&laws.0, &laws.1), shape, drafts, rows, SEED);
+            let case = Case::new(op, &params, SEED);
+            Question { case, inputs, width: params.nodes, laws: laws.clone() }
         };
         return [Drafts::Independent, Drafts::Distinct, Drafts::Top].map(of).into();
     }
     if op == "acceptance.chain_logits" {
         let of = |dtype| {
             let (params, inputs) =
-                chain_logits::repeated((&target, &draft), (TEMPERATURE, dtype), rows, SEED);
-            let (case, laws) = (Case::new(op, &params, SEED), laws(op));
-            Question { case, inputs, width: params.draft_len + 1, laws }
+                chain_logits::repeated((&laws.0, &laws.1), (TEMPERATURE, dtype), rows, SEED);
+            let case = Case::new(op, &params, SEED);
+            Question { case, inputs, width: params.draft_len + 1, laws: laws.clone() }
         };
         return [DType::F32, DType::Bf16].map(of).into();
     }
@@ -79,8 +79,8 @@ pub fn questions(op: &str, rows: usize) -> Vec<Question> {
         Question { case, inputs, width, laws }
     };
     match op {
-        "acceptance.chain" => vec![of((target, draft)), of(laws_of_four_tokens())],
-        _ => vec![of((target, draft))],
+        "acceptance.chain" => vec![of(laws), of(laws_of_four_tokens())],
+        _ => vec![of(laws)],
     }
 }
 

@@ -5,10 +5,9 @@ use touchstone_reference::{
     attention::decode::{Cache, Params},
 };
 
-use super::{PERSISTENT_BLOCKS, blocks, head_tensor, kind_of, score_of, tile_dim};
+use super::{PERSISTENT_BLOCKS, blocks, fetched_map, kind_of, score_of, tile_dim};
 use crate::{
     plan::{Arg, Buffer, BufferId, Plan},
-    simulator::numeric::tensor::{Fetch, TensorMap},
     variant::Unsupported,
 };
 
@@ -256,9 +255,8 @@ pub(super) fn persistent(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let (pieces, keys) = if paged { (p.batch * at.pages, p.page_size) } else { (p.batch, p.seq_k) };
     let rows = if paged { p.page_size.min(KEYS) } else { KEYS };
     let shape = [pieces, keys, p.heads_kv, p.head_dim];
-    // The two halves of a row are copied one after the other: fetched together, they would be fetched twice.
-    let map = TensorMap { fetch: Fetch::Bytes128, ..head_tensor(shape, rows) };
-    let maps = [plan.tensor_map(at.k, map.clone())?, plan.tensor_map(at.v, map)?];
+    let maps =
+        [fetched_map(&mut plan, at.k, shape, rows)?, fetched_map(&mut plan, at.v, shape, rows)?];
     let mut args: Vec<Arg> = maps.map(Arg::from).to_vec();
     args.push(at.q.into());
     args.extend(at.combined(&mut plan, &p, parts + p.batch, p.batch * groups));

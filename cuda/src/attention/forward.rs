@@ -6,12 +6,11 @@ use touchstone_reference::{
 };
 
 use super::{
-    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, head_map, head_tensor, kind_of, mask_of,
+    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, fetched_map, head_map, kind_of, mask_of,
     score_of, section, tile_dim,
 };
 use crate::{
-    plan::{Arg, BufferId, MapId, Plan},
-    simulator::numeric::tensor::{Fetch, TensorMap},
+    plan::{Arg, BufferId, Plan},
     variant::Unsupported,
 };
 
@@ -232,17 +231,6 @@ fn section_of(problem: &Problem) -> usize {
     section(problem, 2, if problem.mask == Mask::Full { SECTION_BYTES / 12 } else { SECTION_BYTES })
 }
 
-/// The map of what is read: with boxes of 128 bytes a row, to fetch 256 at a time asks the L2 cache twice for the other half.
-fn fetched(
-    plan: &mut Plan,
-    buffer: BufferId,
-    shape: [usize; 4],
-    rows: usize,
-) -> Result<MapId, Unsupported> {
-    let map = TensorMap { fetch: Fetch::Bytes128, ..head_tensor(shape, rows) };
-    plan.tensor_map(buffer, map)
-}
-
 /// One warpgroup copies, the others compute, on Hopper's own instructions.
 pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     let problem = case.params::<Params>()?.problem();
@@ -259,9 +247,9 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     let at = Buffers::new(&mut plan, &problem, inputs);
     let (queries, keys) = ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
     let maps = [
-        fetched(&mut plan, at.q, queries, shape.queries())?,
-        fetched(&mut plan, at.k, keys, shape.keys)?,
-        fetched(&mut plan, at.v, keys, shape.keys)?,
+        fetched_map(&mut plan, at.q, queries, shape.queries())?,
+        fetched_map(&mut plan, at.k, keys, shape.keys)?,
+        fetched_map(&mut plan, at.v, keys, shape.keys)?,
         head_map(&mut plan, at.o, queries, 16)?,
     ];
     let (causal, window) = mask_of(&problem);

@@ -84,8 +84,8 @@ fn draw(
 ) -> anyhow::Result<Option<Figure>> {
     // The latest: earlier records may not know them all.
     let dated =
-        |(row, _): &(&Row<'_>, Mark)| Some((row.record.environment.date.clone(), limits(row)?));
-    let latest = points.iter().filter_map(dated).max_by(|a, b| a.0.cmp(&b.0));
+        points.iter().filter_map(|(row, _)| Some((&row.record.environment.date, limits(row)?)));
+    let latest = dated.max_by_key(|(date, _)| *date);
     let Some((_, limits)) = latest else { return Ok(None) };
     let work = |row: &Row<'_>| row.record.work.clone().unwrap_or_default();
     if points.iter().any(|(row, _)| work(row).flops > 0.0) {
