@@ -158,8 +158,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             }
         }
         const int i = work.i0 + row16 * 16;
-        float o[DIM / 2], shrink[2], base[2], total[2][2];
-        u32 p[KEYS / 16][4];
+        float o[DIM / 2];
         Softmax row = {{NEG_INFINITY, NEG_INFINITY}, {0.f, 0.f}};
 #pragma unroll
         for (int x = 0; x < DIM / 2; ++x) o[x] = 0.f;
@@ -182,10 +181,6 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
                 for (int half = 0; half < 2; ++half)
                     hide_before<KEYS>(s, half, seen(half * 8 + lane / 4).begin - j * KEYS - lane % 4 * 2);
         };
-        const auto add_up = [&] {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) row.total[half] = total[half][0] + total[half][1];
-        };
         // A tile of keys was read; after the unit's last one nobody needs its queries.
         const auto leave_keys = [&](u32 stage, int j) {
             leave(shared + S::K_FREE + 8 * stage);
@@ -199,49 +194,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             leave_queries();
         } else {
             if (!S::CHAINED) first_scores(tile);
-            leave_keys(tile % STAGES, j);
-            mask_tile(j);
-            raise_maxima<KEYS>(s, row, shrink, base, total, factor);
-            soften<0, KEYS / 2, KEYS>(s, base, total, factor);
-            add_up();
-            round_off<T, KEYS>(p, s);
-            // Only the last tile of keys, the first to come, may reach behind those that exist.
-            if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
-                barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-                const u32 v_tile = shared + S::V + tile % STAGES * S::TILE;
-                clear_behind<S>(v_tile, work.keys - j * KEYS, threadIdx.x % (128 * S::READERS));
-                order_for_engines();
-                named_sync(1, 128 * S::READERS);
-            }
-#pragma unroll 1
-            for (; (j -= SPLIT) >= work.first; tile += SPLIT) {
-                const u32 now = tile % STAGES, next = (tile + SPLIT) % STAGES;
-                barrier_sleep(shared + S::K_FULL + 8 * next, (tile + SPLIT) / STAGES & 1);
-                product_begin();
-                begin_scores<S>(s, q_rows, shared + S::K + next * S::TILE);
-                barrier_sleep(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
-                product_begin();  // or ptxas inserts one, fears that lanes diverge and waits for each product
-                begin_gather<S>(o, p, shared + S::V + now * S::TILE);
-                product_wait<1>();
-                product_done(s);
-                leave_keys(next, j);
-                mask_tile(j);
-                raise_maxima<KEYS>(s, row, shrink, base, total, factor);
-                soften<0, S::EARLY, KEYS>(s, base, total, factor);
-                // The product with V ends meanwhile: what o and p then cost goes on beside the other exponentials.
-                hold_waits(shared + S::UNUSED, total);
-                product_wait<0>();
-                product_done(o);
-                leave(shared + S::V_FREE + 8 * now);
-#pragma unroll
-                for (int x = 0; x < DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
-                soften<S::EARLY, KEYS / 2, KEYS>(s, base, total, factor);
-                add_up();
-                round_off<T, KEYS>(p, s);
-            }
-            barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-            product_begin();
-            begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
+            walk_tiles<S, T>(s, o, row, shared, q_rows, work, n, tile, j, factor, mask_tile, leave_keys, leave);
             if (!S::CHAINED) {
                 product_wait<0>();
                 product_done(o);

@@ -107,4 +107,62 @@ __device__ __forceinline__ void hold_waits(u32 unused, const float (&total)[2][2
                  ::"r"(unused), "f"(fminf(total[0][0], total[1][0])) : "memory");
 }
 
+// Walks over a unit's tiles from `j` on down, its first scores given, and starts the last one's product with V. Of its tiles a
+// warpgroup takes every SPLIT-th; `mask(j)` hides what of a tile is not seen, `leave_keys(stage, j)` gives K of it back.
+template <typename S, typename T, typename Mask, typename LeaveKeys, typename Leave>
+__device__ __forceinline__ void walk_tiles(float (&s)[S::KEYS / 2], float (&o)[S::DIM / 2], Softmax& row, u32 shared, u32 q_rows,
+                                           const Work& work, const Sizes& n, u32& tile, int& j, float factor,
+                                           const Mask& mask_tile, const LeaveKeys& leave_keys, const Leave& leave) {
+    constexpr int KEYS = S::KEYS, DIM = S::DIM, SPLIT = S::SPLIT, STAGES = S::STAGES;
+    float shrink[2], base[2], total[2][2];
+    u32 p[KEYS / 16][4];
+    const auto add_up = [&] {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) row.total[half] = total[half][0] + total[half][1];
+    };
+    leave_keys(tile % STAGES, j);
+    mask_tile(j);
+    raise_maxima<KEYS>(s, row, shrink, base, total, factor);
+    soften<0, KEYS / 2, KEYS>(s, base, total, factor);
+    add_up();
+    round_off<T, KEYS>(p, s);
+    // Only the last tile of keys, the first to come, may reach behind those that exist.
+    if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
+        barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+        const u32 v_tile = shared + S::V + tile % STAGES * S::TILE;
+        clear_behind<S>(v_tile, work.keys - j * KEYS, threadIdx.x % (128 * S::READERS));
+        order_for_engines();
+        named_sync(1, 128 * S::READERS);
+    }
+#pragma unroll 1
+    for (; (j -= SPLIT) >= work.first; tile += SPLIT) {
+        const u32 now = tile % STAGES, next = (tile + SPLIT) % STAGES;
+        barrier_sleep(shared + S::K_FULL + 8 * next, (tile + SPLIT) / STAGES & 1);
+        product_begin();
+        begin_scores<S>(s, q_rows, shared + S::K + next * S::TILE);
+        barrier_sleep(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
+        product_begin();  // or ptxas inserts one, fears that lanes diverge and waits for each product
+        begin_gather<S>(o, p, shared + S::V + now * S::TILE);
+        product_wait<1>();
+        product_done(s);
+        leave_keys(next, j);
+        mask_tile(j);
+        raise_maxima<KEYS>(s, row, shrink, base, total, factor);
+        soften<0, S::EARLY, KEYS>(s, base, total, factor);
+        // The product with V ends meanwhile: what o and p then cost goes on beside the other exponentials.
+        hold_waits(shared + S::UNUSED, total);
+        product_wait<0>();
+        product_done(o);
+        leave(shared + S::V_FREE + 8 * now);
+#pragma unroll
+        for (int x = 0; x < DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
+        soften<S::EARLY, KEYS / 2, KEYS>(s, base, total, factor);
+        add_up();
+        round_off<T, KEYS>(p, s);
+    }
+    barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+    product_begin();
+    begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
+}
+
 }  // namespace
