@@ -37,9 +37,9 @@ import line_table
 HERE = pathlib.Path(__file__).resolve().parent
 KERNELS, PTX, LINES, RESOURCES = HERE / "kernels", HERE / "ptx", HERE / "lines", HERE / "resources.json"
 # Text that everybody clones and every binary holds: a limit that a kernel must be worth exceeding. It began as 4 MiB for
-# five verticals; eleven, with more rungs each, have 6.8.
-BUDGET_BYTES = 7168 * 1024
-LINES_BUDGET_BYTES = 384 * 1024  # a twentieth of the PTX, and room for short functions inlined in many places
+# five verticals; eleven, with more rungs each, have 7.2.
+BUDGET_BYTES = 7680 * 1024
+LINES_BUDGET_BYTES = 400 * 1024  # a twentieth of the PTX, and room for short functions inlined in many places
 ATTEMPTS = 12
 FIXED_LAYOUT = "TOUCHSTONE_FIXED_LAYOUT"
 

@@ -11,6 +11,7 @@ import pathlib
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 SAMPLES = 31
@@ -60,10 +61,10 @@ def qkv(p, seq_q):
 
 
 def attention(p, q, k, v):
-    causal = p.get("mask") == "causal"
-    if causal and q.shape[2] != k.shape[2]:
-        raise NotThisCase  # PyTorch aligns the mask at the other corner
-    grouped = q.shape[1] != k.shape[1]
+    causal, grouped = p.get("mask") == "causal", q.shape[1] != k.shape[1]
+    if causal and q.shape[2] != k.shape[2]:  # is_causal aligns the mask at the other corner
+        bias = causal_lower_right(q.shape[2], k.shape[2])
+        return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=grouped)
     return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
 
 
@@ -72,7 +73,8 @@ def exact_attention(p, q, k, v):
     rows = torch.linspace(0, q.shape[2] - 1, min(64, q.shape[2])).long().cuda()
     s = q[0, 0, rows].double() @ k[0, 0].double().T / q.shape[3] ** 0.5
     if p.get("mask") == "causal":
-        s.masked_fill_(torch.arange(k.shape[2], device="cuda") > rows[:, None], float("-inf"))
+        last = rows[:, None] + k.shape[2] - q.shape[2]
+        s.masked_fill_(torch.arange(k.shape[2], device="cuda") > last, float("-inf"))
     return rows, s.softmax(-1) @ v[0, 0].double()
 
 

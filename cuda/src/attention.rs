@@ -47,6 +47,13 @@ pub static VARIANTS: &[Variant] = &[
         plan: forward::warp_specialized,
     },
     Variant {
+        op: "attention.forward",
+        name: "split_kv",
+        idea: "few queries: the keys of a unit split over blocks, the heads of a group packed side by side",
+        deterministic: true,
+        plan: forward::split_kv,
+    },
+    Variant {
         op: "attention.backward",
         name: "naive",
         idea: "probabilities and score gradients of all pairs in memory, then one product each",

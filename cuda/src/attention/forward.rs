@@ -6,11 +6,12 @@ use touchstone_reference::{
 };
 
 use super::{
-    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, fetched_map, head_map, kind_of, mask_of,
-    score_of, section, tile_dim,
+    PERSISTENT_BLOCKS, SECTION_BYTES, blocks, drawn, fetched_map, head_map, head_tensor, kind_of,
+    mask_of, score_of, section, tile_dim,
 };
 use crate::{
     plan::{Arg, BufferId, Plan},
+    simulator::numeric::tensor::TensorMap,
     variant::Unsupported,
 };
 
@@ -272,6 +273,102 @@ pub(super) fn warp_specialized(case: &Case, inputs: &Tensors) -> Result<Plan, Un
     Ok(plan)
 }
 
+/// How `split_kv` cuts a problem.
+struct Cut {
+    /// Values of a head in its tiles.
+    dim: usize,
+    /// Heads whose queries lie side by side in a unit, as a power of two: as many of a group as it takes to fill one.
+    pack: u32,
+    /// Units, and parts of each.
+    units: usize,
+    splits: usize,
+}
+
+impl Cut {
+    /// Queries of a unit, keys of a tile.
+    const TILE: usize = 128;
+    /// What a block takes beside its tiles, as so many tiles.
+    const BLOCK_TILES: usize = 3;
+
+    fn new(problem: &Problem) -> Result<Self, Unsupported> {
+        let Problem { batch, seq_q, seq_k, heads_q, softcap, .. } = *problem;
+        let dim =
+            if softcap > 0.0 { tile_dim(problem, 8)?.max(128) } else { tile_dim(problem, 8)? };
+        let whole = |pack: u32| problem.group().is_multiple_of(1 << pack);
+        let mut pack = 0;
+        while whole(pack + 1) && seq_q << pack < Self::TILE && 2 << pack <= Self::TILE {
+            pack += 1;
+        }
+        let units = batch * (heads_q >> pack) * seq_q.div_ceil(Self::TILE >> pack);
+        let tiles = seq_k.div_ceil(Self::TILE).max(1);
+        let cost = |splits: &usize| {
+            let waves = (units * splits).div_ceil(PERSISTENT_BLOCKS);
+            waves * (tiles.div_ceil(*splits) + Self::BLOCK_TILES)
+        };
+        let splits = (1..=tiles.min(PERSISTENT_BLOCKS)).min_by_key(cost).unwrap_or(1);
+        // Blocks without a tile are none too many.
+        Ok(Self { dim, pack, units, splits: tiles.div_ceil(tiles.div_ceil(splits)) })
+    }
+
+    /// Queries, three or four tiles of K and of V, barriers, and room to begin at a multiple of 1024 bytes.
+    fn shared_bytes(&self) -> usize {
+        let stages = if self.dim > 64 { 3 } else { 4 };
+        2 * self.dim * Self::TILE * (1 + 2 * stages) + 256 + 1024
+    }
+}
+
+/// Few queries, many keys: the keys of a unit go to several blocks, and what they found is added up.
+pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
+    /// Warpgroups that compute.
+    const GROUPS: usize = 2;
+    /// Threads at most that add up one part of the outputs, and how many parts each has under way.
+    const ADDERS: usize = 8;
+    const UNDER_WAY: usize = 4;
+    let problem = case.params::<Params>()?.problem();
+    let Problem { batch, seq_q, seq_k, heads_q, heads_kv, head_dim, .. } = problem;
+    if problem.dtype == DType::F32 {
+        return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
+    }
+    let cut = Cut::new(&problem)?;
+    blocks(cut.units * cut.splits.max(GROUPS), 1)?;
+    let combines = cut.splits > 1;
+    let mut plan = Plan::new();
+    let at = Buffers::new(&mut plan, &problem, inputs);
+    let parts_of = [cut.units * cut.splits, GROUPS, cut.dim / 8 + 1, 128, 4];
+    let parts = combines.then(|| plan.scratch("parts", DType::F32, &parts_of));
+    let (queries, keys) = ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
+    let packed = vec![64, 1 << cut.pack, (Cut::TILE >> cut.pack) as u32, 1];
+    let maps = [
+        plan.tensor_map(at.q, TensorMap { box_dims: packed, ..head_tensor(queries, 1) })?,
+        fetched_map(&mut plan, at.k, keys, Cut::TILE)?,
+        fetched_map(&mut plan, at.v, keys, Cut::TILE)?,
+    ];
+    let (causal, window) = mask_of(&problem);
+    let sizes = [batch, seq_q, seq_k, heads_q, heads_kv, head_dim].map(|n| Arg::I32(n as i32));
+    let cuts = [causal, window as i32, cut.pack as i32, cut.splits as i32].map(Arg::I32);
+    let lengths = [at.lengths_q, at.lengths_k].map(Arg::from);
+    let common = [&lengths[..], &sizes, &cuts, &score_of(&problem)].concat();
+    let (type_name, module) = match problem.dtype {
+        DType::F16 => ("f16", "attention_split_kv.f16"),
+        _ => ("bf16", "attention_split_kv"),
+    };
+
+    let outputs = [parts.into(), at.o.into(), at.lse.into()];
+    let args = [&maps.map(Arg::from)[..], &outputs, &common].concat();
+    let symbol = format!("forward_d{}_{type_name}", cut.dim);
+    let grid = [cut.units * cut.splits, 1, 1];
+    plan.launch(module, symbol, grid, [128 * (GROUPS + 1), 1, 1], cut.shared_bytes(), &args);
+
+    if combines {
+        let args = [&outputs[..], &[Arg::I32(cut.dim as i32)], &common].concat();
+        let grid = [cut.units * GROUPS, head_dim / 8, 1];
+        let adders = cut.splits.div_ceil(UNDER_WAY).min(ADDERS);
+        plan.launch(module, format!("combine_{type_name}"), grid, [128, adders, 1], 0, &args);
+        plan.overlap_last();
+    }
+    Ok(plan)
+}
+
 /// What sets apart kernels that walk over the keys for a tile of queries.
 struct Tiling {
     module: &'static str,
@@ -350,11 +447,46 @@ mod tests {
         );
     }
 
+    fn cut(sizes: &str) -> Cut {
+        let text = format!("attention.forward:{sizes},dtype=bf16,seed=1");
+        let case: Case = text.parse().unwrap();
+        Cut::new(&case.params::<Params>().unwrap().problem()).unwrap()
+    }
+
+    #[test]
+    fn keys_are_split_until_every_multiprocessor_has_some() {
+        let few = cut("batch=1,seq_q=128,seq_k=8192,heads_q=4,heads_kv=4,head_dim=64");
+        assert_eq!((few.pack, few.units, few.splits), (0, 4, 32));
+        let prompt = cut("batch=1,seq_q=256,seq_k=32768,heads_q=32,heads_kv=8,head_dim=128");
+        assert_eq!((prompt.pack, prompt.units, prompt.splits), (0, 64, 2));
+        let many = cut("batch=8,seq_q=2048,seq_k=2048,heads_q=16,heads_kv=16,head_dim=128");
+        assert_eq!((many.units, many.splits), (2048, 1));
+    }
+
+    #[test]
+    fn heads_of_a_group_are_packed_until_their_queries_fill_a_unit() {
+        let pack = |seq_q: usize, heads_q: usize| {
+            let sizes =
+                format!("seq_q={seq_q},seq_k=4096,heads_q={heads_q},heads_kv=2,head_dim=128");
+            let cut = cut(&format!("batch=1,{sizes}"));
+            (cut.pack, cut.units)
+        };
+        assert_eq!(pack(1, 8), (2, 2));
+        assert_eq!(pack(40, 8), (2, 4));
+        assert_eq!(pack(64, 8), (1, 4));
+        assert_eq!(pack(128, 8), (0, 8));
+        assert_eq!(pack(1, 6), (0, 6), "a group of three has no whole pairs");
+        assert_eq!(pack(1, 512), (7, 4), "no more heads than a unit has rows");
+    }
+
     #[test]
     fn every_shape_fits_a_multiprocessor() {
         for shape in &SHAPES {
             assert!(shape.shared_bytes() <= 227 << 10, "{}: {}", shape.name, shape.shared_bytes());
             assert!(shape.stages.is_multiple_of(shape.split));
+        }
+        for dim in [64, 128] {
+            assert!(Cut { dim, pack: 0, units: 1, splits: 1 }.shared_bytes() <= 227 << 10);
         }
     }
 }
