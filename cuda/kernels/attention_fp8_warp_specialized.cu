@@ -61,6 +61,7 @@ __device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const Te
         if (index < units) work = unit_at<S>(index, n);
         else work.count = -1;
         barrier_sleep(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
+        if (round >= S::SLOTS) named_sync(UNIT_READ + slot, UNIT_THREADS<S>);
         publish(shared + S::UNIT + 32 * slot, work);
         if (work.count <= 0) {
             barrier_arrive(full);
@@ -256,8 +257,7 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, const 
 #pragma unroll 1
     for (u32 round = 0;; ++round) {
         const u32 slot = round % S::SLOTS, q_rows = shared + S::Q + slot * S::Q_TILE + group * 64 * ROW;
-        barrier_sleep(shared + S::Q_FULL + 8 * slot, round / S::SLOTS & 1);
-        const Work work = published(shared + S::UNIT + 32 * slot);
+        const Work work = take_unit<S>(shared, round);
         if (work.count < 0) break;
         const int i = work.i0 + warp * 16;
         if (work.count == 0) {
@@ -393,7 +393,8 @@ extern "C" __global__ void __launch_bounds__(128 * (S::GROUPS + 1), 1) forward_d
     const int units = (n.seq_q + S::QUERIES - 1) / S::QUERIES * n.batch * n.heads_q;
     if (threadIdx.x < 128) {
         registers_down<24>();
-        if (threadIdx.x == 0) produce(shared, &q, &k, &v, n, units, drawn);
+        if (threadIdx.x > 0) end_thread();
+        produce(shared, &q, &k, &v, n, units, drawn);
     } else {
         registers_up<240>();
         consume(shared, {q_scale, k_scale, v_scale}, &o_map, o, lse, n, scale, threadIdx.x / 128 - 1);

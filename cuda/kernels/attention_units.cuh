@@ -40,7 +40,20 @@ __device__ __forceinline__ Work published(u32 from) {
     int none;
     read(from, work.b, work.h, work.i0, work.first);
     read(from + 16, work.count, work.queries, work.keys, none);
-    __syncwarp();  // all lanes have read it before one of them gives it back
+    return work;
+}
+
+// Each slot of units has a named barrier, by which the computing warps tell the copying thread that they have read it. Q_FREE,
+// where a lane arrives for its warp, comes later and says so too, but not so that compute-sanitizer's racecheck follows.
+constexpr int UNIT_READ = 4;
+template <typename S> constexpr int UNIT_THREADS = 128 * S::GROUPS + 32;
+
+// Waits for a unit, and leaves its slot.
+template <typename S> __device__ __forceinline__ Work take_unit(u32 shared, u32 round) {
+    const u32 slot = round % S::SLOTS;
+    barrier_sleep(shared + S::Q_FULL + 8 * slot, round / S::SLOTS & 1);
+    const Work work = published(shared + S::UNIT + 32 * slot);
+    named_arrive(UNIT_READ + slot, UNIT_THREADS<S>);
     return work;
 }
 

@@ -73,6 +73,7 @@ __device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const Te
         if (index < units) work = unit_at<S>(index, n);
         else work.count = -1;
         barrier_sleep(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
+        if (round >= S::SLOTS) named_sync(UNIT_READ + slot, UNIT_THREADS<S>);
         publish(shared + S::UNIT + 32 * slot, work);
         const u32 full = shared + S::Q_FULL + 8 * slot;
         if (work.count > 0) copy_tile<S::QUERIES, S::DIM>(shared + S::Q + slot * S::Q_TILE, q, full, work.h, work.i0, work.b);
@@ -218,10 +219,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
     u32 round = 0, turn = 0, unit_tile = 0, q_rows = 0;
     Work work = {};
     float s[KEYS / 2];
-    const auto take = [&] {
-        barrier_sleep(shared + S::Q_FULL + 8 * (round % S::SLOTS), round / S::SLOTS & 1);
-        work = published(shared + S::UNIT + 32 * (round % S::SLOTS));
-    };
+    const auto take = [&] { work = take_unit<S>(shared, round); };
     const auto leave_queries = [&] { leave(shared + S::Q_FREE + 8 * (round % S::SLOTS)); };
     const auto skip = [&] {  // a unit that sees no key
         leave_queries();
@@ -385,7 +383,8 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
     const int units = (n.seq_q + S::QUERIES - 1) / S::QUERIES * n.batch * n.heads_q;
     if (threadIdx.x < 128) {
         registers_down<S::GROUPS == 2 ? 40 : 32>();
-        if (threadIdx.x == 0) produce<S>(shared, q, k, v, n, units, drawn);
+        if (threadIdx.x > 0) end_thread();
+        produce<S>(shared, q, k, v, n, units, drawn);
     } else {
         registers_up<S::GROUPS == 2 ? 232 : 160>();
         const u32 group = S::CHAINED ? __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) : threadIdx.x / 128;

@@ -197,6 +197,9 @@ __device__ __forceinline__ void stores_commit() { asm volatile("cp.async.bulk.co
 __device__ __forceinline__ void stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
+// Ends the thread: barriers, which wait for whole warps, wait for the others of its warp alone.
+__device__ __forceinline__ void end_thread() { asm volatile("exit;"); }
+
 // Writes four 8 x 8 matrices of 16 bits, of which a thread has two neighbours of row lane / 4 each, from columns
 // lane % 4 * 2 on; lanes 8 m to 8 m + 7 say where the rows of matrix m go.
 __device__ __forceinline__ void store_matrices(u32 row, const u32 (&x)[4]) {
