@@ -24,8 +24,8 @@
 //   warpgroups with tiles of 64 or 80 keys for heads of 128, four with 64 for heads of 64; with three warpgroups, the first
 //   scores of a unit begun before the outputs of the one before leave (11 % slower). Nor on N512 to N16384: a unit's keys
 //   fetched into the L2 cache while the one before is computed (N512: a fifth slower), units drawn one to eight tiles
-//   earlier, tensor maps fetched early, a unit read by one lane and told to the others, queries given back by all lanes
-//   (heads of 64: up to 8 % slower).
+//   earlier, tensor maps fetched early, a unit read by one lane and told to the others (heads of 64: 1 to 5 % slower), queries
+//   given back by all lanes (heads of 64: up to 8 %).
 // Target: compute_90a
 // Twin: f16
 #include "attention_units.cuh"
@@ -53,59 +53,25 @@ template <int DIM_, int KEYS_, int GROUPS_, int SPLIT_, int STAGES_, int SLOTS_>
     static constexpr u32 UNIT = V_FREE + 8 * STAGES, UNUSED = UNIT + 32 * SLOTS;
 };
 
-template <int ROWS, int DIM>
-__device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
-    barrier_expect(full, ROWS * DIM * 2);
-#pragma unroll
-    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
-}
+// How the copying thread fetches tiles: boxes of 64 values side by side.
+template <typename S> struct Copies {
+    const TensorMap *q, *k, *v;
 
-// The copying thread: draws units, and fetches tiles from the last one of keys to the first, as the consumers want them. Where
-// there is room, it tells of the next unit and fetches its queries before this one's last tile of V: a block that drew
-// earlier, when it did not know how long it would take, would be left with a long unit at the end.
-template <typename S>
-__device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const TensorMap* k, const TensorMap* v,
-                                        const Sizes& n, int units, u32* drawn) {
-    constexpr bool AHEAD = S::SLOTS > 1;
-    const auto announce = [&](int index, u32 round) {
-        const u32 slot = round % S::SLOTS;
-        Work work = {};
-        if (index < units) work = unit_at<S>(index, n);
-        else work.count = -1;
-        barrier_sleep(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
-        if (round >= S::SLOTS) named_sync(UNIT_READ + slot, UNIT_THREADS<S>);
-        publish(shared + S::UNIT + 32 * slot, work);
-        const u32 full = shared + S::Q_FULL + 8 * slot;
-        if (work.count > 0) copy_tile<S::QUERIES, S::DIM>(shared + S::Q + slot * S::Q_TILE, q, full, work.h, work.i0, work.b);
-        else barrier_arrive(full);
-        return work;
-    };
-    u32 tile = 0;
-    int index = blockIdx.x;
-    Work work = announce(index, 0);
-    for (u32 round = 1; work.count >= 0; ++round) {
-        const int h_kv = work.h / (n.heads_q / n.heads_kv);
-        const auto fetch = [&](const TensorMap* map, u32 tiles, u32 full, u32 free, u32 tile, int j) {
-            const u32 stage = tile % S::STAGES, to = shared + tiles + stage * S::TILE;
-            barrier_sleep(shared + free + 8 * stage, (tile / S::STAGES & 1) ^ 1);
-            copy_tile<S::KEYS, S::DIM>(to, map, shared + full + 8 * stage, h_kv, j * S::KEYS, work.b);
-        };
-        const auto fetch_keys = [&](u32 tile, int j) { fetch(k, S::K, S::K_FULL, S::K_FREE, tile, j); };
-        const auto fetch_values = [&](u32 tile, int j) { fetch(v, S::V, S::V_FULL, S::V_FREE, tile, j); };
-        const auto draw = [&] {
-            index = drawn ? gridDim.x + atomicAdd(drawn, 1u) : index + gridDim.x;
-            return announce(index, round);
-        };
-        Work next;
-        int j = work.first + work.count - 1;
-        if (work.count > 0) fetch_keys(tile, j);
-        for (; j > work.first; ++tile) fetch_values(tile, j), fetch_keys(tile + 1, --j);
-        if (AHEAD) next = draw();
-        if (work.count > 0) fetch_values(tile, j), ++tile;
-        if (!AHEAD) next = draw();
-        work = next;
+    template <int ROWS>
+    __device__ __forceinline__ void copy(u32 to, const TensorMap* map, u32 full, int h, int row, int b) const {
+#pragma unroll
+        for (int d = 0; d < S::DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
     }
-}
+    __device__ __forceinline__ void queries(u32 to, u32 full, const Work& work) const {
+        copy<S::QUERIES>(to, q, full, work.h, work.i0, work.b);
+    }
+    __device__ __forceinline__ void keys(u32 to, u32 full, int b, int h, int j) const {
+        copy<S::KEYS>(to, k, full, h, j * S::KEYS, b);
+    }
+    __device__ __forceinline__ void values(u32 to, u32 full, int b, int h, int j) const {
+        copy<S::KEYS>(to, v, full, h, j * S::KEYS, b);
+    }
+};
 
 // A word that all lanes have, from one: or descriptors would be kept in the registers of all. Where units are chained, ptxas
 // knows that it is the same for all without.
@@ -113,9 +79,9 @@ template <typename S> __device__ __forceinline__ u32 shared_word(u32 x) {
     return S::CHAINED ? x : __shfl_sync(0xffffffffu, x, 0);
 }
 
-// Starts s = Q K^T for a warpgroup's 64 queries.
-template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_rows, u32 k_tile) {
-    const u32 a = shared_word<S>(descriptor_start(q_rows, 16)), b = shared_word<S>(descriptor_start(k_tile, 16));
+// Starts s = Q K^T for a warpgroup's 64 queries, both given by their descriptors' starts.
+template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_start, u32 k_start) {
+    const u32 a = shared_word<S>(q_start), b = shared_word<S>(k_start);
 #pragma unroll
     for (int d = 0; d < S::DIM; d += 16)
         product<S::KEYS>(s, descriptor_at(a + (d / 64 * (S::QUERIES * ROW) + d % 64 * 2) / 16),
@@ -123,30 +89,23 @@ template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S:
     product_commit();
 }
 
-// Starts o += P V.
+// Starts o += P V, V given by its descriptor's start.
 template <typename S>
-__device__ __forceinline__ void begin_gather(float (&o)[S::DIM / 2], const u32 (&p)[S::KEYS / 16][4], u32 v_tile) {
-    const u32 b = shared_word<S>(descriptor_start(v_tile, S::KEYS * ROW));
+__device__ __forceinline__ void begin_gather(float (&o)[S::DIM / 2], const u32 (&p)[S::KEYS / 16][4], u32 v_start) {
+    const u32 b = shared_word<S>(v_start);
 #pragma unroll
     for (int k = 0; k < S::KEYS / 16; ++k) product<S::DIM>(o, p[k], descriptor_at(b + k * ROW));
     product_commit();
 }
 
-// Hides keys from `end` on, or before `begin`. A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and
-// lane / 4 + 8 of its warp's 16; ends count from the thread's first column.
-template <int KEYS> __device__ __forceinline__ void hide_from(float (&s)[KEYS / 2], int half, int end) {
+// Hides the keys on one side of `edge`: those before it, or it and those behind. A thread has columns lane % 4 * 2 (+1) of
+// every 8, of rows lane / 4 and lane / 4 + 8 of its warp's 16; the edge counts from the thread's first column.
+template <int KEYS, bool BEFORE> __device__ __forceinline__ void hide(float (&s)[KEYS / 2], int half, int edge) {
 #pragma unroll
     for (int c = 0; c < KEYS / 8; ++c)
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-            if (c * 8 + e >= end) s[c * 4 + half * 2 + e] = NEG_INFINITY;
-}
-template <int KEYS> __device__ __forceinline__ void hide_before(float (&s)[KEYS / 2], int half, int begin) {
-#pragma unroll
-    for (int c = 0; c < KEYS / 8; ++c)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-            if (c * 8 + e < begin) s[c * 4 + half * 2 + e] = NEG_INFINITY;
+            if (c * 8 + e < edge == BEFORE) s[c * 4 + half * 2 + e] = NEG_INFINITY;
 }
 
 // Takes the scores' maxima: gives the factor for what was summed before, and what soften is to take off. Both rows of a
@@ -176,10 +135,7 @@ __device__ __forceinline__ void raise_maxima(const float (&s)[KEYS / 2], Softmax
 template <int FROM, int TO, int KEYS>
 __device__ __forceinline__ void soften(float (&s)[KEYS / 2], const float (&base)[2], float (&total)[2][2], float factor) {
 #pragma unroll
-    for (int x = FROM; x < TO; ++x) {
-        s[x] = exp2_fast(fmaf(s[x], factor, -base[x / 2 % 2]));
-        total[x / 2 % 2][x % 2] += s[x];
-    }
+    for (int x = FROM; x < TO; ++x) total[x / 2 % 2][x % 2] += s[x] = exp2_fast(fmaf(s[x], factor, -base[x / 2 % 2]));
 }
 
 // Accumulators of 16 columns are the A operand of 16 values of K, element for element.
@@ -206,30 +162,60 @@ __device__ __forceinline__ void hold_waits(u32 unused, const float (&total)[2][2
                  ::"r"(unused), "f"(fminf(total[0][0], total[1][0])) : "memory");
 }
 
-// A computing warpgroup.
+// Hides what a warp's queries do not see of a tile of scores, behind the soft cap.
+template <typename S> struct Mask : Sight<S> {
+    const int lane;
+    const float squeeze;
+
+    __device__ __forceinline__ Mask(const Sizes& n, const Work& work, int i, int lane, float squeeze)
+        : Sight<S>(n, work, i), lane(lane), squeeze(squeeze) {
+        if (S::CAPS && squeeze != 0.f) this->wholes = 0;
+    }
+    __device__ __forceinline__ void apply(float (&s)[S::KEYS / 2], int j) const {
+        if (this->sees_all(j)) return;
+        const int first = j * S::KEYS + lane % 4 * 2;
+        if (S::CAPS && squeeze != 0.f)
+#pragma unroll
+            for (int x = 0; x < S::KEYS / 2; ++x) s[x] = tanh_of(s[x], squeeze);
+        if ((j + 1) * S::KEYS > this->of(0).end)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) hide<S::KEYS, false>(s, half, this->of(half * 8 + lane / 4).end - first);
+        if (this->n.causal && j * S::KEYS < this->of(15).begin)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) hide<S::KEYS, true>(s, half, this->of(half * 8 + lane / 4).begin - first);
+    }
+};
+
+// A computing warpgroup. One function: with what it keeps as a struct's fields and its parts as members, ptxas orders a tile's
+// instructions otherwise, and chained units take 2 to 3 % longer.
 template <typename S>
 __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* out, float* lse, const Sizes& n, float scale,
                                         float squeeze, int group) {
     constexpr int KEYS = S::KEYS, DIM = S::DIM, SPLIT = S::SPLIT, STAGES = S::STAGES;
     const int part = group % SPLIT, lane = threadIdx.x % 32, row16 = group / SPLIT * 4 + threadIdx.x / 32 % 4;
     const float factor = scale * LOG2_E;
-    const auto leave = [&](u32 barrier) {
-        if (lane == 0) barrier_arrive(barrier);
-    };
-    u32 round = 0, turn = 0, unit_tile = 0, q_rows = 0;
+    // Starts of descriptors in steps from that of the first tile: an addition or two stand before products.
+    const u32 tiles = descriptor_start(shared + S::K, 16);
+    const auto k_start = [&](u32 tile) { return tiles + tile % STAGES * (S::TILE / 16); };
+    const auto v_start = [&](u32 tile) { return k_start(tile) + descriptor_start(S::V - S::K, KEYS * ROW - 16); };
+    const auto leave = [&](u32 barrier) { barrier_arrive_if(barrier, lane == 0); };
+    u32 round = 0, turn = 0, unit_tile = 0, q_start = 0;
     Work work = {};
     float s[KEYS / 2];
-    const auto take = [&] { work = take_unit<S>(shared, round); };
     const auto leave_queries = [&] { leave(shared + S::Q_FREE + 8 * (round % S::SLOTS)); };
-    const auto skip = [&] {  // a unit that sees no key
-        leave_queries();
-        if (part == 0) finish_blind<S>(out, lse, work, n, work.i0 + row16 * 16, lane);
+    // Takes units until one has keys; false when there are no more.
+    const auto take = [&] {
+        for (work = take_unit<S>(shared, round); work.count == 0; work = take_unit<S>(shared, ++round)) {
+            leave_queries();
+            if (part == 0) finish_blind<S>(out, lse, work, n, work.i0 + row16 * 16, lane);
+        }
+        return work.count > 0;
     };
     const auto begin_unit = [&](u32 tile) {
         barrier_sleep(shared + S::K_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
         product_begin();
-        q_rows = shared + S::Q + round % S::SLOTS * S::Q_TILE + group / SPLIT * 64 * ROW;
-        begin_scores<S>(s, q_rows, shared + S::K + tile % STAGES * S::TILE);
+        q_start = descriptor_start(shared + S::Q + round % S::SLOTS * S::Q_TILE + group / SPLIT * 64 * ROW, 16);
+        begin_scores<S>(s, q_start, k_start(tile));
     };
     const auto first_scores = [&](u32 tile) {
         begin_unit(tile);
@@ -237,47 +223,21 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
         product_done(s);
     };
     if (S::CHAINED) {
-        for (take(); work.count == 0; ++round, take()) skip();
-        if (work.count < 0) return;
+        if (!take()) return;
         if (group > 0) named_sync(2, 256);  // side by side both would multiply, then both wait
         first_scores(0);
         if (group == 0) named_arrive(2, 256);
     }
 #pragma unroll 1
     for (;; round += !S::CHAINED) {
-        if (!S::CHAINED) {
-            take();
-            if (work.count < 0) break;
-            if (work.count == 0) {
-                skip();
-                continue;
-            }
-        }
+        if (!S::CHAINED && !take()) break;
         const int i = work.i0 + row16 * 16;
         float o[DIM / 2], shrink[2], base[2], total[2][2];
         u32 p[KEYS / 16][4];
         Softmax row = {{NEG_INFINITY, NEG_INFINITY}, {0.f, 0.f}};
 #pragma unroll
         for (int x = 0; x < DIM / 2; ++x) o[x] = 0.f;
-        // Ends never fall from query to query: keys that the first or last of the warp's sees, all see. Of the tiles from
-        // `whole` on, `wholes` are left as they are: one branch, as each costs the softmax a hundredth of its time.
-        const auto seen = [&](int row) { return visible(i + row, work.queries, work.keys, n.causal, n.window); };
-        const int whole = n.causal ? (seen(15).begin + KEYS - 1) / KEYS : 0;
-        const u32 wholes = S::CAPS && squeeze != 0.f ? 0 : max(0, seen(0).end / KEYS - whole);
-        const auto mask_tile = [&](int j) {
-            if ((u32)(j - whole) < wholes) return;
-            if (S::CAPS && squeeze != 0.f)
-#pragma unroll
-                for (int x = 0; x < KEYS / 2; ++x) s[x] = tanh_of(s[x], squeeze);
-            if ((j + 1) * KEYS > seen(0).end)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-                    hide_from<KEYS>(s, half, seen(half * 8 + lane / 4).end - j * KEYS - lane % 4 * 2);
-            if (n.causal && j * KEYS < seen(15).begin)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-                    hide_before<KEYS>(s, half, seen(half * 8 + lane / 4).begin - j * KEYS - lane % 4 * 2);
-        };
+        const Mask<S> mask(n, work, i, lane, squeeze);
         const auto add_up = [&] {
 #pragma unroll
             for (int half = 0; half < 2; ++half) row.total[half] = total[half][0] + total[half][1];
@@ -296,7 +256,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
         } else {
             if (!S::CHAINED) first_scores(tile);
             leave_keys(tile % STAGES, j);
-            mask_tile(j);
+            mask.apply(s, j);
             raise_maxima<KEYS>(s, row, shrink, base, total, factor);
             soften<0, KEYS / 2, KEYS>(s, base, total, factor);
             add_up();
@@ -314,14 +274,14 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
                 const u32 now = tile % STAGES, next = (tile + SPLIT) % STAGES;
                 barrier_sleep(shared + S::K_FULL + 8 * next, (tile + SPLIT) / STAGES & 1);
                 product_begin();
-                begin_scores<S>(s, q_rows, shared + S::K + next * S::TILE);
+                begin_scores<S>(s, q_start, k_start(tile + SPLIT));
                 barrier_sleep(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
                 product_begin();  // or ptxas inserts one, fears that lanes diverge and waits for each product
-                begin_gather<S>(o, p, shared + S::V + now * S::TILE);
+                begin_gather<S>(o, p, v_start(tile));
                 product_wait<1>();
                 product_done(s);
                 leave_keys(next, j);
-                mask_tile(j);
+                mask.apply(s, j);
                 raise_maxima<KEYS>(s, row, shrink, base, total, factor);
                 soften<0, S::EARLY, KEYS>(s, base, total, factor);
                 // The product with V ends meanwhile: what o and p then cost goes on beside the other exponentials.
@@ -337,7 +297,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             }
             barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
             product_begin();
-            begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
+            begin_gather<S>(o, p, v_start(tile));
             if (!S::CHAINED) {
                 product_wait<0>();
                 product_done(o);
@@ -346,10 +306,10 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
         }
         if (S::CHAINED) {
             const Work unit = work;
-            const u32 unit_round = round;
-            for (++round, take(); work.count == 0; ++round, take()) skip();
+            const u32 unit_round = round++;
+            const bool more = take();
             // After the last unit, its last scores again: a branch around products would serialize all of them.
-            if (work.count < 0) round = unit_round, --unit_tile;
+            if (!more) round = unit_round, --unit_tile;
             begin_unit(unit_tile);
             product_wait<1>();
             product_done(o);
@@ -357,7 +317,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             finish_boxes<S, T>(o, row, shared + S::OUT + row16 * (16 * DIM * 2), o_map, lse, unit, n, i, lane, factor);
             product_wait<0>();
             product_done(s);
-            if (work.count < 0) break;
+            if (!more) break;
             continue;
         }
         if (SPLIT > 1) {
@@ -384,7 +344,7 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
     if (threadIdx.x < 128) {
         registers_down<S::GROUPS == 2 ? 40 : 32>();
         if (threadIdx.x > 0) end_thread();
-        produce<S>(shared, q, k, v, n, units, drawn);
+        produce<S>(shared, Copies<S>{q, k, v}, n, units, drawn);
     } else {
         registers_up<S::GROUPS == 2 ? 232 : 160>();
         const u32 group = S::CHAINED ? __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) : threadIdx.x / 128;

@@ -207,3 +207,10 @@ __device__ __forceinline__ void store_matrices(u32 row, const u32 (&x)[4]) {
                  ::"r"(row), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
                  : "memory");
 }
+
+// As barrier_arrive, by the threads of which `arrives` is true: a predicate, where a branch would make ptxas ask the whole
+// warp whether any takes it before it computes the barrier's address.
+__device__ __forceinline__ void barrier_arrive_if(u32 barrier, bool arrives) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}"
+                 ::"r"(barrier), "r"((int)arrives) : "memory");
+}
