@@ -21,7 +21,8 @@
 //   queries in registers or not (10 to 20 %); scores of a whole tile ahead (spills); turns by named barriers at the products
 //   (3 to 12 %), at maxima and exponentials (11 to 20 %) or at these alone (1 to 3 %); an eighth or a quarter of the
 //   exponentials by polynomials of degree 3 (0 to 8 %); eight exponentials at a time, or a wait for the product with V behind
-//   a quarter or half of them (1 to 4 %); outputs straight from registers (2 %). Products with V that tensor cores add up
+//   a quarter or half of them (1 to 4 %); outputs straight from registers (2 %); a unit read by one lane and told
+//   to the others (1 to 2 %), or its slot left by all lanes at an mbarrier (0 to 3 %). Products with V that tensor cores add up
 //   over all tiles are 2 to 4 % faster, but of 16384 values of one sign 30 % is cut off; over 16 tiles, then to shared
 //   memory, 4 %, and nothing is gained. ptxas decides more than any of it: builds that differ in when the first exponential
 //   comes differ by 8 %, so every change is to be measured, whatever it is for.
@@ -32,12 +33,11 @@
 namespace {
 
 typedef __nv_bfloat16 T;
-constexpr int STAGES = 4;
 constexpr float PEAK_BITS = 8.f;  // a probability of 1 is 2^8: near the largest e4m3, 448
 
 // What lies where in shared memory, in bytes from its 1024-aligned start.
 struct Shape {
-    static constexpr int DIM = 128, KEYS = 128, GROUPS = 2, SLOTS = 2, QUERIES = 64 * GROUPS;
+    static constexpr int DIM = 128, KEYS = 128, GROUPS = 2, STAGES = 4, SLOTS = 2, QUERIES = 64 * GROUPS;
     static constexpr u32 TILE = KEYS * DIM, Q_TILE = QUERIES * DIM, Q = 0, K = SLOTS * Q_TILE, V = K + STAGES * TILE;
     static constexpr u32 OUT = V + STAGES * TILE, OUT_OF_WARP = 16 * DIM * 2, Q_FULL = OUT + 4 * GROUPS * OUT_OF_WARP;
     static constexpr u32 Q_FREE = Q_FULL + 8 * SLOTS, K_FULL = Q_FREE + 8 * SLOTS;
@@ -45,57 +45,27 @@ struct Shape {
     static constexpr u32 UNIT = V_FREE + 8 * STAGES, UNUSED = UNIT + 32 * SLOTS;
 };
 typedef Shape S;
+constexpr int STAGES = S::STAGES;
 
 struct Scales {
     const float *q, *k, *v;
 };
 
-// The copying thread: draws units, and fetches tiles from the last one of keys to the first, as the consumers want them. It
-// tells of the next unit and fetches its queries before this one's last tile of V: a block that drew earlier, when it did
-// not know how long it would take, would be left with a long unit at the end.
-__device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const TensorMap* k, const TensorMap* v,
-                                        const Sizes& n, int units, u32* drawn) {
-    const auto announce = [&](int index, u32 round) {
-        const u32 slot = round % S::SLOTS, full = shared + S::Q_FULL + 8 * slot;
-        Work work = {};
-        if (index < units) work = unit_at<S>(index, n);
-        else work.count = -1;
-        barrier_sleep(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
-        publish(shared + S::UNIT + 32 * slot, work);
-        if (work.count <= 0) {
-            barrier_arrive(full);
-        } else {
-            barrier_expect(full, S::Q_TILE);
-            copy_box(shared + S::Q + slot * S::Q_TILE, q, full, 0, work.h, work.i0, work.b);
-        }
-        return work;
-    };
-    u32 tile = 0;
-    int index = blockIdx.x;
-    Work work = announce(index, 0);
-    for (u32 round = 1; work.count >= 0; ++round) {
-        const int h_kv = work.h / (n.heads_q / n.heads_kv);
-        const auto fetch_keys = [&](u32 tile, int j) {
-            const u32 stage = tile % STAGES, full = shared + S::K_FULL + 8 * stage;
-            barrier_sleep(shared + S::K_FREE + 8 * stage, (tile / STAGES & 1) ^ 1);
-            barrier_expect(full, S::TILE);
-            copy_box(shared + S::K + stage * S::TILE, k, full, h_kv * n.dim, 0, 0, 0, (work.b * n.seq_k + j * S::KEYS) / 16);
-        };
-        const auto fetch_values = [&](u32 tile, int j) {
-            const u32 stage = tile % STAGES, full = shared + S::V_FULL + 8 * stage;
-            barrier_sleep(shared + S::V_FREE + 8 * stage, (tile / STAGES & 1) ^ 1);
-            barrier_expect(full, S::TILE);
-            copy_box(shared + S::V + stage * S::TILE, v, full, j * S::KEYS, 0, h_kv, work.b);
-        };
-        int j = work.first + work.count - 1;
-        if (work.count > 0) fetch_keys(tile, j);
-        for (; j > work.first; ++tile) fetch_values(tile, j), fetch_keys(tile + 1, --j);
-        index = drawn ? gridDim.x + atomicAdd(drawn, 1u) : index + gridDim.x;
-        const Work next = announce(index, round);
-        if (work.count > 0) fetch_values(tile, j), ++tile;
-        work = next;
+// How the copying thread fetches tiles.
+struct Copies {
+    const TensorMap *q, *k, *v;
+    int dim, seq_k;
+
+    __device__ __forceinline__ void queries(u32 to, u32 full, const Work& work) const {
+        copy_box(to, q, full, 0, work.h, work.i0, work.b);
     }
-}
+    __device__ __forceinline__ void keys(u32 to, u32 full, int b, int h, int j) const {
+        copy_box(to, k, full, h * dim, 0, 0, 0, (b * seq_k + j * S::KEYS) / 16);
+    }
+    __device__ __forceinline__ void values(u32 to, u32 full, int b, int h, int j) const {
+        copy_box(to, v, full, j * S::KEYS, 0, h, b);
+    }
+};
 
 // Starts s = Q K^T for a warpgroup's 64 queries, of which `a` is the descriptor's start, as `b` is of the keys'.
 __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 a, u32 b) {
@@ -256,8 +226,7 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, const 
 #pragma unroll 1
     for (u32 round = 0;; ++round) {
         const u32 slot = round % S::SLOTS, q_rows = shared + S::Q + slot * S::Q_TILE + group * 64 * ROW;
-        barrier_sleep(shared + S::Q_FULL + 8 * slot, round / S::SLOTS & 1);
-        const Work work = published(shared + S::UNIT + 32 * slot);
+        const Work work = take_unit<S>(shared, round);
         if (work.count < 0) break;
         const int i = work.i0 + warp * 16;
         if (work.count == 0) {
@@ -274,17 +243,13 @@ __device__ __forceinline__ void consume(u32 shared, const Scales& scales, const 
         const int scale_at = (work.b * n.heads_kv + work.h / (n.heads_q / n.heads_kv)) * k_blocks;
         const float *const k_scales = scales.k + scale_at, *const v_scales = scales.v + scale_at;
         const float q_factor = scale * LOG2_E * scales.q[(work.b * n.heads_q + work.h) * q_blocks + work.i0 / S::QUERIES];
-        // Ends never fall from query to query: keys that the first and the last of the warp's see, all see. Of the tiles
-        // from `whole` on, `wholes` are left as they are.
-        const auto seen = [&](int row) { return visible(i + row, work.queries, work.keys, n.causal, n.window); };
-        const int whole = (seen(15).begin + S::KEYS - 1) / S::KEYS;
-        const u32 wholes = max(0, seen(0).end / S::KEYS - whole);
+        const Sight<S> sight(n, work, i);
         const auto mask_tile = [&](int j) {
-            if ((u32)(j - whole) < wholes) return;
+            if (sight.sees_all(j)) return;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int start = j * S::KEYS + lane % 4 * 4;
-                const Keys keys = seen(half * 8 + lane / 4);
+                const Keys keys = sight.of(half * 8 + lane / 4);
                 hide(s, half, keys.begin - start, keys.end - start);
             }
         };
@@ -393,7 +358,8 @@ extern "C" __global__ void __launch_bounds__(128 * (S::GROUPS + 1), 1) forward_d
     const int units = (n.seq_q + S::QUERIES - 1) / S::QUERIES * n.batch * n.heads_q;
     if (threadIdx.x < 128) {
         registers_down<24>();
-        if (threadIdx.x == 0) produce(shared, &q, &k, &v, n, units, drawn);
+        if (threadIdx.x > 0) end_thread();
+        produce<S>(shared, Copies{&q, &k, &v, dim, seq_k}, n, units, drawn);
     } else {
         registers_up<240>();
         consume(shared, {q_scale, k_scale, v_scale}, &o_map, o, lse, n, scale, threadIdx.x / 128 - 1);

@@ -26,8 +26,8 @@ constexpr int PART_THREADS = 128, ADDERS = 8, UNDER_WAY = 4;
 
 // What lies where in shared memory, in bytes from its 1024-aligned start.
 template <int DIM_, int STAGES_> struct Shape {
-    static constexpr int DIM = DIM_, KEYS = TILE_KEYS, GROUPS = ::GROUPS, SPLIT = 1, READERS = GROUPS, STAGES = STAGES_, SLOTS = 1;
-    static constexpr int QUERIES = UNIT_ROWS, EARLY = DIM > 64 ? 8 : 0;
+    static constexpr int DIM = DIM_, KEYS = TILE_KEYS, GROUPS = ::GROUPS, READERS = GROUPS, STAGES = STAGES_, SLOTS = 1;
+    static constexpr int QUERIES = UNIT_ROWS;
     static constexpr bool CHAINED = false, CAPS = DIM > 64;
     static constexpr u32 TILE = KEYS * DIM * 2, Q_TILE = QUERIES * DIM * 2, Q = 0, K = Q_TILE, V = K + STAGES * TILE;
     static constexpr u32 Q_FULL = V + STAGES * TILE, Q_FREE = Q_FULL + 8, K_FULL = Q_FREE + 8, K_FREE = K_FULL + 8 * STAGES;
@@ -61,7 +61,7 @@ struct Outputs {
 
 // Unit `index`: its first query and head, and the tiles of keys that any of its queries sees: see find_keys, which knows the
 // number of its queries when it is compiled.
-__device__ __forceinline__ Work unit_at(int index, const Sizes& n, const Cut& cut) {
+__device__ __forceinline__ Work packed_unit(int index, const Sizes& n, const Cut& cut) {
     const int tiles = (n.seq_q + cut.queries() - 1) / cut.queries(), heads = n.heads_q >> cut.pack;
     Work work;
     work.i0 = (tiles - 1 - index % tiles) * cut.queries();  // those that see most keys first
@@ -139,7 +139,7 @@ __device__ __forceinline__ void finish(const float (&o)[S::DIM / 2], const Softm
 }
 
 // Outputs of a unit that sees no key.
-__device__ __forceinline__ void finish_blind(const Outputs& out, const Work& work, const Sizes& n, const Cut& cut) {
+__device__ __forceinline__ void blind_unit(const Outputs& out, const Work& work, const Sizes& n, const Cut& cut) {
     for (int at = threadIdx.x; at < UNIT_ROWS * (n.dim / 8); at += blockDim.x) {
         const Row row(work, cut, at / (n.dim / 8));
         const int c = at % (n.dim / 8);
@@ -153,44 +153,76 @@ __device__ __forceinline__ void finish_blind(const Outputs& out, const Work& wor
 template <typename S>
 __device__ __forceinline__ void consume(u32 shared, const Outputs& out, const Work& work, const Sizes& n, const Cut& cut, float scale,
                                         float squeeze, int group) {
-    constexpr int KEYS = S::KEYS, DIM = S::DIM;
+    constexpr int KEYS = S::KEYS, DIM = S::DIM, EARLY = DIM > 64 ? 8 : 0;
     const int lane = threadIdx.x % 32, warp_row = group * 64 + threadIdx.x / 32 % 4 * 16;
     const float factor = scale * LOG2_E;
-    const auto leave = [&](u32 barrier) {
-        if (lane == 0) barrier_arrive(barrier);
-    };
-    const auto leave_keys = [&](u32 stage, int) { leave(shared + S::K_FREE + 8 * stage); };
-    float s[KEYS / 2], o[DIM / 2];
+    const auto leave = [&](u32 barrier) { barrier_arrive_if(barrier, lane == 0); };
+    const Mask<S> mask(n, work, work.i0 + (warp_row >> cut.pack), lane, squeeze, cut.pack);
+    float s[KEYS / 2], o[DIM / 2], shrink[2], base[2], total[2][2];
+    u32 p[KEYS / 16][4];
     Softmax row = {{NEG_INFINITY, NEG_INFINITY}, {0.f, 0.f}};
 #pragma unroll
     for (int x = 0; x < DIM / 2; ++x) o[x] = 0.f;
-    // Ends never fall from query to query: keys that the first or last of the warp's sees, all see.
-    const auto seen = [&](int r) {
-        return visible(work.i0 + ((warp_row + r) >> cut.pack), work.queries, work.keys, n.causal, n.window);
+    const u32 q_start = descriptor_start(shared + S::Q + group * 64 * ROW, 16);
+    const auto scores = [&](u32 stage) {
+        begin_scores<S>(s, q_start, descriptor_start(shared + S::K + stage * S::TILE, 16));
     };
-    const auto mask_tile = [&](int j) {
-        if (S::CAPS && squeeze != 0.f)
-#pragma unroll
-            for (int x = 0; x < KEYS / 2; ++x) s[x] = tanh_of(s[x], squeeze);
-        if ((j + 1) * KEYS > seen(0).end)
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                hide_from<KEYS>(s, half, seen(half * 8 + lane / 4).end - j * KEYS - lane % 4 * 2);
-        if (n.causal && j * KEYS < seen(15).begin)
-#pragma unroll
-            for (int half = 0; half < 2; ++half)
-                hide_before<KEYS>(s, half, seen(half * 8 + lane / 4).begin - j * KEYS - lane % 4 * 2);
+    const auto gather = [&](u32 stage) {
+        begin_gather<S>(o, p, descriptor_start(shared + S::V + stage * S::TILE, KEYS * ROW));
     };
-    const u32 q_rows = shared + S::Q + group * 64 * ROW;
+    const auto add_up = [&] {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) row.total[half] = total[half][0] + total[half][1];
+    };
+    // The walk over tiles is that of attention_warp_specialized.cu, whose machine code is better for standing in one function.
     int j = work.first + work.count - 1;
-    u32 tile = 0;
     barrier_sleep(shared + S::Q_FULL, 0);
     barrier_sleep(shared + S::K_FULL, 0);
     product_begin();
-    begin_scores<S>(s, q_rows, shared + S::K);
+    scores(0);
     product_wait<0>();
     product_done(s);
-    walk_tiles<S, T>(s, o, row, shared, q_rows, work, n, tile, j, factor, mask_tile, leave_keys, leave);
+    leave(shared + S::K_FREE);
+    mask.apply(s, j);
+    raise_maxima<KEYS>(s, row, shrink, base, total, factor);
+    soften<0, KEYS / 2, KEYS>(s, base, total, factor);
+    add_up();
+    round_off<T, KEYS>(p, s);
+    if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
+        barrier_sleep(shared + S::V_FULL, 0);
+        clear_behind<S>(shared + S::V, work.keys - j * KEYS, threadIdx.x % (128 * GROUPS));
+        order_for_engines();
+        named_sync(1, 128 * GROUPS);
+    }
+    u32 tile = 0;
+#pragma unroll 1
+    for (; --j >= work.first; ++tile) {
+        const u32 now = tile % S::STAGES, next = (tile + 1) % S::STAGES;
+        barrier_sleep(shared + S::K_FULL + 8 * next, (tile + 1) / S::STAGES & 1);
+        product_begin();
+        scores(next);
+        barrier_sleep(shared + S::V_FULL + 8 * now, tile / S::STAGES & 1);
+        product_begin();
+        gather(now);
+        product_wait<1>();
+        product_done(s);
+        leave(shared + S::K_FREE + 8 * next);
+        mask.apply(s, j);
+        raise_maxima<KEYS>(s, row, shrink, base, total, factor);
+        soften<0, EARLY, KEYS>(s, base, total, factor);
+        hold_waits(shared + S::UNUSED, total);
+        product_wait<0>();
+        product_done(o);
+        leave(shared + S::V_FREE + 8 * now);
+#pragma unroll
+        for (int x = 0; x < DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
+        soften<EARLY, KEYS / 2, KEYS>(s, base, total, factor);
+        add_up();
+        round_off<T, KEYS>(p, s);
+    }
+    barrier_sleep(shared + S::V_FULL + 8 * (tile % S::STAGES), tile / S::STAGES & 1);
+    product_begin();
+    gather(tile % S::STAGES);
     product_wait<0>();
     product_done(o);
     if (cut.splits == 1) {
@@ -207,11 +239,11 @@ template <typename S>
 __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, const TensorMap* v, const Outputs& out,
                                        const Sizes& n, const Cut& cut, float scale, float squeeze) {
     let_next_begin();
-    Work work = unit_at(blockIdx.x / cut.splits, n, cut);
+    Work work = packed_unit(blockIdx.x / cut.splits, n, cut);
     const int share = tiles_of_split(work, cut), end = work.first + work.count;
     work.first += blockIdx.x % cut.splits * share, work.count = min(share, end - work.first);
     if (work.count <= 0) {
-        if (cut.splits == 1) finish_blind(out, work, n, cut);
+        if (cut.splits == 1) blind_unit(out, work, n, cut);
         return;
     }
     const u32 shared = begin_shared<S, S::STAGES>();
@@ -285,7 +317,7 @@ extern "C" __global__ void __launch_bounds__(PART_THREADS* ADDERS)
     const Cut cut = {pack, splits};
     const int unit = blockIdx.x / GROUPS, group = blockIdx.x % GROUPS, chunk = blockIdx.y, lane = threadIdx.x % 32;
     const float factor = scale * LOG2_E;
-    const Work work = unit_at(unit, n, cut);
+    const Work work = packed_unit(unit, n, cut);
     if (Row(work, cut, group * 64).i >= n.seq_q) return;
     const int share = tiles_of_split(work, cut), count = share ? (work.count + share - 1) / share : 0;
     const i64 words = (tile_dim / 8 + 1) * PART_THREADS;

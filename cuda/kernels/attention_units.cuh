@@ -40,9 +40,97 @@ __device__ __forceinline__ Work published(u32 from) {
     int none;
     read(from, work.b, work.h, work.i0, work.first);
     read(from + 16, work.count, work.queries, work.keys, none);
-    __syncwarp();  // all lanes have read it before one of them gives it back
     return work;
 }
+
+// Each slot of units has a named barrier, by which the computing warps tell the copying thread that they have read it. Q_FREE,
+// where a lane arrives for its warp, comes later and says so too, but not so that compute-sanitizer's racecheck follows.
+constexpr int UNIT_READ = 4;
+template <typename S> constexpr int UNIT_THREADS = 128 * S::GROUPS + 32;
+
+// Waits for a unit, and leaves its slot.
+template <typename S> __device__ __forceinline__ Work take_unit(u32 shared, u32 round) {
+    const u32 slot = round % S::SLOTS;
+    barrier_sleep(shared + S::Q_FULL + 8 * slot, round / S::SLOTS & 1);
+    const Work work = published(shared + S::UNIT + 32 * slot);
+    named_arrive(UNIT_READ + slot, UNIT_THREADS<S>);
+    return work;
+}
+
+// The copying thread, the last of its warp: draws units, and fetches tiles from the last one of keys to the first, as the
+// consumers want them. Where there is room, it tells of the next unit and fetches its queries before this one's last tile of V:
+// a block that drew earlier, when it did not know how long it would take, would be left with a long unit at the end. `copies`
+// begins the copy of a kernel's tile of queries, keys or values to a place, counted by an mbarrier.
+template <typename S, typename Copies>
+__device__ __forceinline__ void produce(u32 shared, const Copies& copies, const Sizes& n, int units, u32* drawn) {
+    constexpr bool AHEAD = S::SLOTS > 1;
+    const auto announce = [&](int index, u32 round) {
+        const u32 slot = round % S::SLOTS, full = shared + S::Q_FULL + 8 * slot;
+        Work work = {};
+        if (index < units) work = unit_at<S>(index, n);
+        else work.count = -1;
+        barrier_sleep(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
+        if (round >= S::SLOTS) named_sync(UNIT_READ + slot, UNIT_THREADS<S>);
+        publish(shared + S::UNIT + 32 * slot, work);
+        if (work.count <= 0) {
+            barrier_arrive(full);
+        } else {
+            barrier_expect(full, S::Q_TILE);
+            copies.queries(shared + S::Q + slot * S::Q_TILE, full, work);
+        }
+        return work;
+    };
+    u32 tile = 0;
+    int index = blockIdx.x;
+    Work work = announce(index, 0);
+    for (u32 round = 1; work.count >= 0; ++round) {
+        const int h_kv = work.h / (n.heads_q / n.heads_kv);
+        const auto fetch_keys = [&](u32 tile, int j) {
+            const u32 stage = tile % S::STAGES, full = shared + S::K_FULL + 8 * stage;
+            barrier_sleep(shared + S::K_FREE + 8 * stage, (tile / S::STAGES & 1) ^ 1);
+            barrier_expect(full, S::TILE);
+            copies.keys(shared + S::K + stage * S::TILE, full, work.b, h_kv, j);
+        };
+        const auto fetch_values = [&](u32 tile, int j) {
+            const u32 stage = tile % S::STAGES, full = shared + S::V_FULL + 8 * stage;
+            barrier_sleep(shared + S::V_FREE + 8 * stage, (tile / S::STAGES & 1) ^ 1);
+            barrier_expect(full, S::TILE);
+            copies.values(shared + S::V + stage * S::TILE, full, work.b, h_kv, j);
+        };
+        const auto draw = [&] {
+            index = drawn ? gridDim.x + atomicAdd(drawn, 1u) : index + gridDim.x;
+            return announce(index, round);
+        };
+        Work next;
+        int j = work.first + work.count - 1;
+        if (work.count > 0) fetch_keys(tile, j);
+        for (; j > work.first; ++tile) fetch_values(tile, j), fetch_keys(tile + 1, --j);
+        if (AHEAD) next = draw();
+        if (work.count > 0) fetch_values(tile, j), ++tile;
+        if (!AHEAD) next = draw();
+        work = next;
+    }
+}
+
+// What a warp's 16 queries from `i` on see of a unit's keys, or 16 rows of which `1 << pack` side by side are one query's. Ends
+// never fall from query to query: keys that the first and the last of them see, all see. Of the tiles from `whole` on, `wholes` are left as they are: one branch, as each costs a softmax a
+// hundredth of its time.
+template <typename S> struct Sight {
+    const Sizes& n;
+    const int i, queries, keys, pack;
+    int whole;
+    u32 wholes;
+
+    __device__ __forceinline__ Sight(const Sizes& n, const Work& work, int i, int pack = 0)
+        : n(n), i(i), queries(work.queries), keys(work.keys), pack(pack) {
+        whole = (of(15).begin + S::KEYS - 1) / S::KEYS;
+        wholes = max(0, of(0).end / S::KEYS - whole);
+    }
+    __device__ __forceinline__ Keys of(int row) const {
+        return visible(i + (row >> pack), queries, keys, n.causal, n.window);
+    }
+    __device__ __forceinline__ bool sees_all(int j) const { return (u32)(j - whole) < wholes; }
+};
 
 // Of a unit that sees no key: zeros, and minus infinity, for a warp's 16 queries from `i` on.
 template <typename S, typename T>

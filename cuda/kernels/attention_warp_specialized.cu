@@ -24,12 +24,11 @@
 //   warpgroups with tiles of 64 or 80 keys for heads of 128, four with 64 for heads of 64; with three warpgroups, the first
 //   scores of a unit begun before the outputs of the one before leave (11 % slower). Nor on N512 to N16384: a unit's keys
 //   fetched into the L2 cache while the one before is computed (N512: a fifth slower), units drawn one to eight tiles
-//   earlier, tensor maps fetched early, a unit read by one lane and told to the others, queries given back by all lanes
-//   (heads of 64: up to 8 % slower).
+//   earlier, tensor maps fetched early, a unit read by one lane and told to the others (heads of 64: 1 to 5 % slower), queries
+//   given back by all lanes (heads of 64: up to 8 %).
 // Target: compute_90a
 // Twin: f16
 #include "attention_warpgroup_tile.cuh"
-#include "attention_units.cuh"
 
 namespace {
 
@@ -54,86 +53,59 @@ template <int DIM_, int KEYS_, int GROUPS_, int SPLIT_, int STAGES_, int SLOTS_>
     static constexpr u32 UNIT = V_FREE + 8 * STAGES, UNUSED = UNIT + 32 * SLOTS;
 };
 
-template <int ROWS, int DIM>
-__device__ __forceinline__ void copy_tile(u32 to, const TensorMap* map, u32 full, int h, int row, int b) {
-    barrier_expect(full, ROWS * DIM * 2);
+// How the copying thread fetches tiles: boxes of 64 values side by side.
+template <typename S> struct Copies {
+    const TensorMap *q, *k, *v;
+
+    template <int ROWS>
+    __device__ __forceinline__ void copy(u32 to, const TensorMap* map, u32 full, int h, int row, int b) const {
 #pragma unroll
-    for (int d = 0; d < DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
-}
-
-// The copying thread: draws units, and fetches tiles from the last one of keys to the first, as the consumers want them. Where
-// there is room, it tells of the next unit and fetches its queries before this one's last tile of V: a block that drew
-// earlier, when it did not know how long it would take, would be left with a long unit at the end.
-template <typename S>
-__device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const TensorMap* k, const TensorMap* v,
-                                        const Sizes& n, int units, u32* drawn) {
-    constexpr bool AHEAD = S::SLOTS > 1;
-    const auto announce = [&](int index, u32 round) {
-        const u32 slot = round % S::SLOTS;
-        Work work = {};
-        if (index < units) work = unit_at<S>(index, n);
-        else work.count = -1;
-        barrier_sleep(shared + S::Q_FREE + 8 * slot, (round / S::SLOTS & 1) ^ 1);
-        publish(shared + S::UNIT + 32 * slot, work);
-        const u32 full = shared + S::Q_FULL + 8 * slot;
-        if (work.count > 0) copy_tile<S::QUERIES, S::DIM>(shared + S::Q + slot * S::Q_TILE, q, full, work.h, work.i0, work.b);
-        else barrier_arrive(full);
-        return work;
-    };
-    u32 tile = 0;
-    int index = blockIdx.x;
-    Work work = announce(index, 0);
-    for (u32 round = 1; work.count >= 0; ++round) {
-        const int h_kv = work.h / (n.heads_q / n.heads_kv);
-        const auto fetch = [&](const TensorMap* map, u32 tiles, u32 full, u32 free, u32 tile, int j) {
-            const u32 stage = tile % S::STAGES, to = shared + tiles + stage * S::TILE;
-            barrier_sleep(shared + free + 8 * stage, (tile / S::STAGES & 1) ^ 1);
-            copy_tile<S::KEYS, S::DIM>(to, map, shared + full + 8 * stage, h_kv, j * S::KEYS, work.b);
-        };
-        const auto fetch_keys = [&](u32 tile, int j) { fetch(k, S::K, S::K_FULL, S::K_FREE, tile, j); };
-        const auto fetch_values = [&](u32 tile, int j) { fetch(v, S::V, S::V_FULL, S::V_FREE, tile, j); };
-        const auto draw = [&] {
-            index = drawn ? gridDim.x + atomicAdd(drawn, 1u) : index + gridDim.x;
-            return announce(index, round);
-        };
-        Work next;
-        int j = work.first + work.count - 1;
-        if (work.count > 0) fetch_keys(tile, j);
-        for (; j > work.first; ++tile) fetch_values(tile, j), fetch_keys(tile + 1, --j);
-        if (AHEAD) next = draw();
-        if (work.count > 0) fetch_values(tile, j), ++tile;
-        if (!AHEAD) next = draw();
-        work = next;
+        for (int d = 0; d < S::DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
     }
-}
+    __device__ __forceinline__ void queries(u32 to, u32 full, const Work& work) const {
+        copy<S::QUERIES>(to, q, full, work.h, work.i0, work.b);
+    }
+    __device__ __forceinline__ void keys(u32 to, u32 full, int b, int h, int j) const {
+        copy<S::KEYS>(to, k, full, h, j * S::KEYS, b);
+    }
+    __device__ __forceinline__ void values(u32 to, u32 full, int b, int h, int j) const {
+        copy<S::KEYS>(to, v, full, h, j * S::KEYS, b);
+    }
+};
 
-// A computing warpgroup.
+// A computing warpgroup. One function: with what it keeps as a struct's fields and its parts as members, ptxas orders a tile's
+// instructions otherwise, and chained units take 2 to 3 % longer; with the walk over tiles as a function of its own 1.3 %.
 template <typename S>
 __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* out, float* lse, const Sizes& n, float scale,
                                         float squeeze, int group) {
     constexpr int KEYS = S::KEYS, DIM = S::DIM, SPLIT = S::SPLIT, STAGES = S::STAGES;
     const int part = group % SPLIT, lane = threadIdx.x % 32, row16 = group / SPLIT * 4 + threadIdx.x / 32 % 4;
     const float factor = scale * LOG2_E;
-    const auto leave = [&](u32 barrier) {
-        if (lane == 0) barrier_arrive(barrier);
+    // Starts of descriptors in steps from that of the first tile: an addition or two stand before products.
+    const u32 tiles = descriptor_start(shared + S::K, 16);
+    const auto k_start = [&](u32 tile) { return tiles + tile % STAGES * (S::TILE / 16); };
+    const auto v_start = [&](u32 tile) { return k_start(tile) + descriptor_start(S::V - S::K, KEYS * ROW - 16); };
+    const auto leave = [&](u32 barrier) {  // a predicate takes up to 5 % less, but where queries are shared 3 % more
+        if (SPLIT == 1) barrier_arrive_if(barrier, lane == 0);
+        else if (lane == 0) barrier_arrive(barrier);
     };
-    u32 round = 0, turn = 0, unit_tile = 0, q_rows = 0;
+    u32 round = 0, turn = 0, unit_tile = 0, q_start = 0;
     Work work = {};
     float s[KEYS / 2];
-    const auto take = [&] {
-        barrier_sleep(shared + S::Q_FULL + 8 * (round % S::SLOTS), round / S::SLOTS & 1);
-        work = published(shared + S::UNIT + 32 * (round % S::SLOTS));
-    };
     const auto leave_queries = [&] { leave(shared + S::Q_FREE + 8 * (round % S::SLOTS)); };
-    const auto skip = [&] {  // a unit that sees no key
-        leave_queries();
-        if (part == 0) finish_blind<S>(out, lse, work, n, work.i0 + row16 * 16, lane);
+    // Takes units until one has keys; false when there are no more.
+    const auto take = [&] {
+        for (work = take_unit<S>(shared, round); work.count == 0; work = take_unit<S>(shared, ++round)) {
+            leave_queries();
+            if (part == 0) finish_blind<S>(out, lse, work, n, work.i0 + row16 * 16, lane);
+        }
+        return work.count > 0;
     };
     const auto begin_unit = [&](u32 tile) {
         barrier_sleep(shared + S::K_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
         product_begin();
-        q_rows = shared + S::Q + round % S::SLOTS * S::Q_TILE + group / SPLIT * 64 * ROW;
-        begin_scores<S>(s, q_rows, shared + S::K + tile % STAGES * S::TILE);
+        q_start = descriptor_start(shared + S::Q + round % S::SLOTS * S::Q_TILE + group / SPLIT * 64 * ROW, 16);
+        begin_scores<S>(s, q_start, k_start(tile));
     };
     const auto first_scores = [&](u32 tile) {
         begin_unit(tile);
@@ -141,45 +113,24 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
         product_done(s);
     };
     if (S::CHAINED) {
-        for (take(); work.count == 0; ++round, take()) skip();
-        if (work.count < 0) return;
+        if (!take()) return;
         if (group > 0) named_sync(2, 256);  // side by side both would multiply, then both wait
         first_scores(0);
         if (group == 0) named_arrive(2, 256);
     }
 #pragma unroll 1
     for (;; round += !S::CHAINED) {
-        if (!S::CHAINED) {
-            take();
-            if (work.count < 0) break;
-            if (work.count == 0) {
-                skip();
-                continue;
-            }
-        }
+        if (!S::CHAINED && !take()) break;
         const int i = work.i0 + row16 * 16;
-        float o[DIM / 2];
+        float o[DIM / 2], shrink[2], base[2], total[2][2];
+        u32 p[KEYS / 16][4];
         Softmax row = {{NEG_INFINITY, NEG_INFINITY}, {0.f, 0.f}};
 #pragma unroll
         for (int x = 0; x < DIM / 2; ++x) o[x] = 0.f;
-        // Ends never fall from query to query: keys that the first or last of the warp's sees, all see. Of the tiles from
-        // `whole` on, `wholes` are left as they are: one branch, as each costs the softmax a hundredth of its time.
-        const auto seen = [&](int row) { return visible(i + row, work.queries, work.keys, n.causal, n.window); };
-        const int whole = n.causal ? (seen(15).begin + KEYS - 1) / KEYS : 0;
-        const u32 wholes = S::CAPS && squeeze != 0.f ? 0 : max(0, seen(0).end / KEYS - whole);
-        const auto mask_tile = [&](int j) {
-            if ((u32)(j - whole) < wholes) return;
-            if (S::CAPS && squeeze != 0.f)
+        const Mask<S> mask(n, work, i, lane, squeeze);
+        const auto add_up = [&] {
 #pragma unroll
-                for (int x = 0; x < KEYS / 2; ++x) s[x] = tanh_of(s[x], squeeze);
-            if ((j + 1) * KEYS > seen(0).end)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-                    hide_from<KEYS>(s, half, seen(half * 8 + lane / 4).end - j * KEYS - lane % 4 * 2);
-            if (n.causal && j * KEYS < seen(15).begin)
-#pragma unroll
-                for (int half = 0; half < 2; ++half)
-                    hide_before<KEYS>(s, half, seen(half * 8 + lane / 4).begin - j * KEYS - lane % 4 * 2);
+            for (int half = 0; half < 2; ++half) row.total[half] = total[half][0] + total[half][1];
         };
         // A tile of keys was read; after the unit's last one nobody needs its queries.
         const auto leave_keys = [&](u32 stage, int j) {
@@ -194,7 +145,49 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             leave_queries();
         } else {
             if (!S::CHAINED) first_scores(tile);
-            walk_tiles<S, T>(s, o, row, shared, q_rows, work, n, tile, j, factor, mask_tile, leave_keys, leave);
+            leave_keys(tile % STAGES, j);
+            mask.apply(s, j);
+            raise_maxima<KEYS>(s, row, shrink, base, total, factor);
+            soften<0, KEYS / 2, KEYS>(s, base, total, factor);
+            add_up();
+            round_off<T, KEYS>(p, s);
+            // Only the last tile of keys, the first to come, may reach behind those that exist.
+            if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
+                barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+                const u32 v_tile = shared + S::V + tile % STAGES * S::TILE;
+                clear_behind<S>(v_tile, work.keys - j * KEYS, threadIdx.x % (128 * S::READERS));
+                order_for_engines();
+                named_sync(1, 128 * S::READERS);
+            }
+#pragma unroll 1
+            for (; (j -= SPLIT) >= work.first; tile += SPLIT) {
+                const u32 now = tile % STAGES, next = (tile + SPLIT) % STAGES;
+                barrier_sleep(shared + S::K_FULL + 8 * next, (tile + SPLIT) / STAGES & 1);
+                product_begin();
+                begin_scores<S>(s, q_start, k_start(tile + SPLIT));
+                barrier_sleep(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
+                product_begin();  // or ptxas inserts one, fears that lanes diverge and waits for each product
+                begin_gather<S>(o, p, v_start(tile));
+                product_wait<1>();
+                product_done(s);
+                leave_keys(next, j);
+                mask.apply(s, j);
+                raise_maxima<KEYS>(s, row, shrink, base, total, factor);
+                soften<0, S::EARLY, KEYS>(s, base, total, factor);
+                // The product with V ends meanwhile: what o and p then cost goes on beside the other exponentials.
+                hold_waits(shared + S::UNUSED, total);
+                product_wait<0>();
+                product_done(o);
+                leave(shared + S::V_FREE + 8 * now);
+#pragma unroll
+                for (int x = 0; x < DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
+                soften<S::EARLY, KEYS / 2, KEYS>(s, base, total, factor);
+                add_up();
+                round_off<T, KEYS>(p, s);
+            }
+            barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
+            product_begin();
+            begin_gather<S>(o, p, v_start(tile));
             if (!S::CHAINED) {
                 product_wait<0>();
                 product_done(o);
@@ -203,10 +196,10 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
         }
         if (S::CHAINED) {
             const Work unit = work;
-            const u32 unit_round = round;
-            for (++round, take(); work.count == 0; ++round, take()) skip();
+            const u32 unit_round = round++;
+            const bool more = take();
             // After the last unit, its last scores again: a branch around products would serialize all of them.
-            if (work.count < 0) round = unit_round, --unit_tile;
+            if (!more) round = unit_round, --unit_tile;
             begin_unit(unit_tile);
             product_wait<1>();
             product_done(o);
@@ -214,7 +207,7 @@ __device__ __forceinline__ void consume(u32 shared, const TensorMap* o_map, T* o
             finish_boxes<S, T>(o, row, shared + S::OUT + row16 * (16 * DIM * 2), o_map, lse, unit, n, i, lane, factor);
             product_wait<0>();
             product_done(s);
-            if (work.count < 0) break;
+            if (!more) break;
             continue;
         }
         if (SPLIT > 1) {
@@ -240,7 +233,8 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
     const int units = (n.seq_q + S::QUERIES - 1) / S::QUERIES * n.batch * n.heads_q;
     if (threadIdx.x < 128) {
         registers_down<S::GROUPS == 2 ? 40 : 32>();
-        if (threadIdx.x == 0) produce<S>(shared, q, k, v, n, units, drawn);
+        if (threadIdx.x > 0) end_thread();
+        produce<S>(shared, Copies<S>{q, k, v}, n, units, drawn);
     } else {
         registers_up<S::GROUPS == 2 ? 232 : 160>();
         const u32 group = S::CHAINED ? __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) : threadIdx.x / 128;

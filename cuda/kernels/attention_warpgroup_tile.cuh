@@ -1,10 +1,10 @@
 // What a computing warpgroup does with a tile of keys: its products, its mask, its softmax. It has 64 queries, a warp 16, and a
 // thread columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 + 8 of its warp's.
 //
-// A kernel's Shape gives QUERIES (of a unit), KEYS (of a tile), DIM (values of a head), READERS (warpgroups that read a tile)
-// and CHAINED (whether a unit's first scores run beside the outputs of the one before).
+// A kernel's Shape gives what attention_units.cuh asks for, READERS (warpgroups that read a tile), CHAINED (whether a unit's
+// first scores run beside the outputs of the one before) and CAPS (whether it takes a soft cap).
 #pragma once
-#include "attention_warpgroup.cuh"
+#include "attention_units.cuh"
 
 namespace {
 
@@ -14,9 +14,9 @@ template <typename S> __device__ __forceinline__ u32 shared_word(u32 x) {
     return S::CHAINED ? x : __shfl_sync(0xffffffffu, x, 0);
 }
 
-// Starts s = Q K^T for a warpgroup's 64 queries.
-template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_rows, u32 k_tile) {
-    const u32 a = shared_word<S>(descriptor_start(q_rows, 16)), b = shared_word<S>(descriptor_start(k_tile, 16));
+// Starts s = Q K^T for a warpgroup's 64 queries, both given by their descriptors' starts.
+template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S::KEYS / 2], u32 q_start, u32 k_start) {
+    const u32 a = shared_word<S>(q_start), b = shared_word<S>(k_start);
 #pragma unroll
     for (int d = 0; d < S::DIM; d += 16)
         product<S::KEYS>(s, descriptor_at(a + (d / 64 * (S::QUERIES * ROW) + d % 64 * 2) / 16),
@@ -24,30 +24,23 @@ template <typename S> __device__ __forceinline__ void begin_scores(float (&s)[S:
     product_commit();
 }
 
-// Starts o += P V.
+// Starts o += P V, V given by its descriptor's start.
 template <typename S>
-__device__ __forceinline__ void begin_gather(float (&o)[S::DIM / 2], const u32 (&p)[S::KEYS / 16][4], u32 v_tile) {
-    const u32 b = shared_word<S>(descriptor_start(v_tile, S::KEYS * ROW));
+__device__ __forceinline__ void begin_gather(float (&o)[S::DIM / 2], const u32 (&p)[S::KEYS / 16][4], u32 v_start) {
+    const u32 b = shared_word<S>(v_start);
 #pragma unroll
     for (int k = 0; k < S::KEYS / 16; ++k) product<S::DIM>(o, p[k], descriptor_at(b + k * ROW));
     product_commit();
 }
 
-// Hides keys from `end` on, or before `begin`. A thread has columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and
-// lane / 4 + 8 of its warp's 16; ends count from the thread's first column.
-template <int KEYS> __device__ __forceinline__ void hide_from(float (&s)[KEYS / 2], int half, int end) {
+// Hides the keys on one side of `edge`: those before it, or it and those behind. A thread has columns lane % 4 * 2 (+1) of
+// every 8, of rows lane / 4 and lane / 4 + 8 of its warp's 16; the edge counts from the thread's first column.
+template <int KEYS, bool BEFORE> __device__ __forceinline__ void hide(float (&s)[KEYS / 2], int half, int edge) {
 #pragma unroll
     for (int c = 0; c < KEYS / 8; ++c)
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-            if (c * 8 + e >= end) s[c * 4 + half * 2 + e] = NEG_INFINITY;
-}
-template <int KEYS> __device__ __forceinline__ void hide_before(float (&s)[KEYS / 2], int half, int begin) {
-#pragma unroll
-    for (int c = 0; c < KEYS / 8; ++c)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-            if (c * 8 + e < begin) s[c * 4 + half * 2 + e] = NEG_INFINITY;
+            if (c * 8 + e < edge == BEFORE) s[c * 4 + half * 2 + e] = NEG_INFINITY;
 }
 
 // Takes the scores' maxima: gives the factor for what was summed before, and what soften is to take off. Both rows of a
@@ -77,10 +70,7 @@ __device__ __forceinline__ void raise_maxima(const float (&s)[KEYS / 2], Softmax
 template <int FROM, int TO, int KEYS>
 __device__ __forceinline__ void soften(float (&s)[KEYS / 2], const float (&base)[2], float (&total)[2][2], float factor) {
 #pragma unroll
-    for (int x = FROM; x < TO; ++x) {
-        s[x] = exp2_fast(fmaf(s[x], factor, -base[x / 2 % 2]));
-        total[x / 2 % 2][x % 2] += s[x];
-    }
+    for (int x = FROM; x < TO; ++x) total[x / 2 % 2][x % 2] += s[x] = exp2_fast(fmaf(s[x], factor, -base[x / 2 % 2]));
 }
 
 // Accumulators of 16 columns are the A operand of 16 values of K, element for element.
@@ -107,62 +97,28 @@ __device__ __forceinline__ void hold_waits(u32 unused, const float (&total)[2][2
                  ::"r"(unused), "f"(fminf(total[0][0], total[1][0])) : "memory");
 }
 
-// Walks over a unit's tiles from `j` on down, its first scores given, and starts the last one's product with V. Of its tiles a
-// warpgroup takes every SPLIT-th; `mask(j)` hides what of a tile is not seen, `leave_keys(stage, j)` gives K of it back.
-template <typename S, typename T, typename Mask, typename LeaveKeys, typename Leave>
-__device__ __forceinline__ void walk_tiles(float (&s)[S::KEYS / 2], float (&o)[S::DIM / 2], Softmax& row, u32 shared, u32 q_rows,
-                                           const Work& work, const Sizes& n, u32& tile, int& j, float factor,
-                                           const Mask& mask_tile, const LeaveKeys& leave_keys, const Leave& leave) {
-    constexpr int KEYS = S::KEYS, DIM = S::DIM, SPLIT = S::SPLIT, STAGES = S::STAGES;
-    float shrink[2], base[2], total[2][2];
-    u32 p[KEYS / 16][4];
-    const auto add_up = [&] {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) row.total[half] = total[half][0] + total[half][1];
-    };
-    leave_keys(tile % STAGES, j);
-    mask_tile(j);
-    raise_maxima<KEYS>(s, row, shrink, base, total, factor);
-    soften<0, KEYS / 2, KEYS>(s, base, total, factor);
-    add_up();
-    round_off<T, KEYS>(p, s);
-    // Only the last tile of keys, the first to come, may reach behind those that exist.
-    if ((j + 1) * KEYS > work.keys && work.keys < n.seq_k) {
-        barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-        const u32 v_tile = shared + S::V + tile % STAGES * S::TILE;
-        clear_behind<S>(v_tile, work.keys - j * KEYS, threadIdx.x % (128 * S::READERS));
-        order_for_engines();
-        named_sync(1, 128 * S::READERS);
+// Hides what a warp's queries do not see of a tile of scores, behind the soft cap.
+template <typename S> struct Mask : Sight<S> {
+    const int lane;
+    const float squeeze;
+
+    __device__ __forceinline__ Mask(const Sizes& n, const Work& work, int i, int lane, float squeeze, int pack = 0)
+        : Sight<S>(n, work, i, pack), lane(lane), squeeze(squeeze) {
+        if (S::CAPS && squeeze != 0.f) this->wholes = 0;
     }
-#pragma unroll 1
-    for (; (j -= SPLIT) >= work.first; tile += SPLIT) {
-        const u32 now = tile % STAGES, next = (tile + SPLIT) % STAGES;
-        barrier_sleep(shared + S::K_FULL + 8 * next, (tile + SPLIT) / STAGES & 1);
-        product_begin();
-        begin_scores<S>(s, q_rows, shared + S::K + next * S::TILE);
-        barrier_sleep(shared + S::V_FULL + 8 * now, tile / STAGES & 1);
-        product_begin();  // or ptxas inserts one, fears that lanes diverge and waits for each product
-        begin_gather<S>(o, p, shared + S::V + now * S::TILE);
-        product_wait<1>();
-        product_done(s);
-        leave_keys(next, j);
-        mask_tile(j);
-        raise_maxima<KEYS>(s, row, shrink, base, total, factor);
-        soften<0, S::EARLY, KEYS>(s, base, total, factor);
-        // The product with V ends meanwhile: what o and p then cost goes on beside the other exponentials.
-        hold_waits(shared + S::UNUSED, total);
-        product_wait<0>();
-        product_done(o);
-        leave(shared + S::V_FREE + 8 * now);
+    __device__ __forceinline__ void apply(float (&s)[S::KEYS / 2], int j) const {
+        if (this->sees_all(j)) return;
+        const int first = j * S::KEYS + lane % 4 * 2;
+        if (S::CAPS && squeeze != 0.f)
 #pragma unroll
-        for (int x = 0; x < DIM / 2; ++x) o[x] *= shrink[x / 2 % 2];
-        soften<S::EARLY, KEYS / 2, KEYS>(s, base, total, factor);
-        add_up();
-        round_off<T, KEYS>(p, s);
+            for (int x = 0; x < S::KEYS / 2; ++x) s[x] = tanh_of(s[x], squeeze);
+        if ((j + 1) * S::KEYS > this->of(0).end)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) hide<S::KEYS, false>(s, half, this->of(half * 8 + lane / 4).end - first);
+        if (this->n.causal && j * S::KEYS < this->of(15).begin)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) hide<S::KEYS, true>(s, half, this->of(half * 8 + lane / 4).begin - first);
     }
-    barrier_sleep(shared + S::V_FULL + 8 * (tile % STAGES), tile / STAGES & 1);
-    product_begin();
-    begin_gather<S>(o, p, shared + S::V + tile % STAGES * S::TILE);
-}
+};
 
 }  // namespace

@@ -197,10 +197,20 @@ __device__ __forceinline__ void stores_commit() { asm volatile("cp.async.bulk.co
 __device__ __forceinline__ void stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
+// Ends the thread: barriers, which wait for whole warps, wait for the others of its warp alone.
+__device__ __forceinline__ void end_thread() { asm volatile("exit;"); }
+
 // Writes four 8 x 8 matrices of 16 bits, of which a thread has two neighbours of row lane / 4 each, from columns
 // lane % 4 * 2 on; lanes 8 m to 8 m + 7 say where the rows of matrix m go.
 __device__ __forceinline__ void store_matrices(u32 row, const u32 (&x)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
                  ::"r"(row), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
                  : "memory");
+}
+
+// As barrier_arrive, by the threads of which `arrives` is true: a predicate, where a branch would make ptxas ask the whole
+// warp whether any takes it before it computes the barrier's address.
+__device__ __forceinline__ void barrier_arrive_if(u32 barrier, bool arrives) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}"
+                 ::"r"(barrier), "r"((int)arrives) : "memory");
 }
