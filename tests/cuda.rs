@@ -55,9 +55,6 @@ const SIMULATED_EDGES: usize = 20;
 /// Warp instructions of one run beyond which a case is not simulated: about a tenth of a second.
 const SIMULATED_INSTRUCTIONS: u64 = 600_000;
 
-/// The same for a variant that begins thousands of blocks whatever the case: about two seconds.
-const SIMULATED_BY_MANY_BLOCKS: u64 = 20_000_000;
-
 /// Device memory of a plan beyond which a case is not simulated.
 const SIMULATED_BYTES: usize = 32 << 20;
 
@@ -75,16 +72,6 @@ static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
 /// Trials run side by side, so each simulates on one thread.
 static SIMULATOR: LazyLock<Simulator> =
     LazyLock::new(|| Simulator::new().with_threads(1).with_limit(SIMULATED_INSTRUCTIONS));
-static PATIENT_SIMULATOR: LazyLock<Simulator> =
-    LazyLock::new(|| Simulator::new().with_threads(1).with_limit(SIMULATED_BY_MANY_BLOCKS));
-
-/// The simulator that a variant's cases are given to, and its limit.
-fn simulator(variant: &Variant) -> (&'static Simulator, u64) {
-    match (variant.op, variant.name) {
-        ("ngram.count", "packed") => (&PATIENT_SIMULATOR, SIMULATED_BY_MANY_BLOCKS),
-        _ => (&SIMULATOR, SIMULATED_INSTRUCTIONS),
-    }
-}
 
 /// Whether the simulator runs: always, but beside a GPU on request not.
 static SIMULATES: LazyLock<bool> = LazyLock::new(|| {
@@ -138,9 +125,8 @@ fn agrees(variant: &Variant, case: &Case) -> Result<bool, String> {
         left_out(format!("{} bytes of device memory", plan.bytes()));
         return Ok(took);
     }
-    let (simulator, limit) = simulator(variant);
-    match holds(simulator, &plan, &problem, variant) {
-        Err(complaint) if complaint == (TooLong { limit }).to_string() => {
+    match holds(&*SIMULATOR, &plan, &problem, variant) {
+        Err(complaint) if complaint == (TooLong { limit: SIMULATED_INSTRUCTIONS }).to_string() => {
             left_out(complaint);
             Ok(took)
         }

@@ -2,12 +2,16 @@
 #pragma once
 #include "ngram_table.cuh"
 
-// A slot holds the bits of a key that do not name its bucket, at the top, and below them its count less one: with at least
-// 13 bits that name a bucket there is room for the most keys that are added.
+// A slot holds the bits of a key that do not name its bucket, at the top, and below them its count less one: it has as many
+// bits as name a bucket.
 struct Packed {
-    static constexpr int SLOT_BITS = 13, SLOTS = 1 << SLOT_BITS, KEYS = 10, MOST = KEYS * COUNT_THREADS, NONE = -1;
-    static constexpr u32 FREE = ~0u, COUNT = (1u << SLOT_BITS) - 1;
-    static_assert(MOST <= (int)COUNT, "a slot with a full count is not a free one");
+    static constexpr int SLOT_BITS = 13, SLOTS = 1 << SLOT_BITS, KEYS = 10, NONE = -1;
+    static constexpr u32 FREE = ~0u;
+    // Keys at most, so that no slot with all of them is like a free one.
+    __device__ __forceinline__ static u32 most(int bucket_bits) {
+        return min((u32)(KEYS * COUNT_THREADS), count_mask(bucket_bits));
+    }
+    __device__ __forceinline__ static u32 count_mask(int bucket_bits) { return (1u << bucket_bits) - 1u; }
     u32 slots[SLOTS];
     u32 full, partial[COUNT_THREADS / 32];
     u64 start, zeroes;
@@ -18,8 +22,9 @@ struct Packed {
             reinterpret_cast<uint4*>(slots)[i * COUNT_THREADS + threadIdx.x] = make_uint4(FREE, FREE, FREE, FREE);
         if (threadIdx.x == 0) full = 0;
     }
-    // Counts a key, given as its bits at the top; the slot that it takes if it is the first, otherwise NONE.
-    __device__ __forceinline__ int add(u32 key) {
+    // Counts a key; the slot that it takes if it is the first, otherwise NONE.
+    __device__ __forceinline__ int add(u32 key, int bucket_bits) {
+        key <<= bucket_bits;
         u32 slot = key >> (32 - SLOT_BITS);
 #pragma unroll 1
         for (int probe = 0; probe < PROBES; ++probe) {
@@ -28,7 +33,7 @@ struct Packed {
                 held = atomicCAS(&slots[slot], FREE, key);
                 if (held == FREE) return (int)slot;
             }
-            if ((held ^ key) <= COUNT) {
+            if ((held ^ key) <= count_mask(bucket_bits)) {
                 atomicAdd(&slots[slot], 1u);
                 return NONE;
             }
@@ -52,6 +57,7 @@ struct Packed {
         if (threadIdx.x == 0) start = atomicAdd(unique, (u64)all);
         if (threadIdx.x == 32 && all < size) zeroes = atomicAdd(repeated, (u64)(size - all));
         __syncthreads();
+        const u32 count_bits = count_mask(bucket_bits);
         u64 at = start + before;
 #pragma unroll
         for (int i = 0; i < KEYS; ++i) {
@@ -59,8 +65,8 @@ struct Packed {
             if (slot[i] != NONE) {
                 const u32 held = slots[slot[i]];
                 const u64 entry = at + __popc(lanes & ((1u << lane) - 1u));
-                ngrams[entry] = unhashed<u32>((held & ~COUNT) >> bucket_bits | bucket << (32 - bucket_bits));
-                to[entry] = (held & COUNT) + 1;
+                ngrams[entry] = unhashed<u32>(held >> bucket_bits | bucket << (32 - bucket_bits));
+                to[entry] = (held & count_bits) + 1;
             }
             at += __popc(lanes);
         }

@@ -12,8 +12,9 @@ template <typename Key> struct Table {
     Key keys[SLOTS];
     u32 counts[SLOTS];
     u32 marker, full, partial[COUNT_THREADS / 32];
-    u32 entries;  // of the bucket, as far as they are written
-    u32 of_hot;   // keys equal to `hot`
+    u32 free;      // places of the bucket's keys that no entry takes yet
+    u32 of_hot;    // keys equal to `hot`
+    u32 left_out;  // more of them, which the bucket does not hold
     Key hot;
     u64 start;
 
@@ -63,7 +64,7 @@ template <typename Key> struct Table {
             const u32 all = __reduce_add_sync(0xffffffffu, own) + (marker > 0);
             if (lane == 0) {
                 start = all > 0 ? atomicAdd(unique, (u64)all) : 0;
-                entries += all;
+                free -= all;
             }
         }
         const u32 before = __reduce_add_sync(0xffffffffu, lane < warp ? partial[lane] : 0u);

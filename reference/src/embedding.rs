@@ -130,7 +130,7 @@ impl Pattern {
     fn row(self, vocab: usize, draw: &mut Draw) -> i64 {
         (match self {
             Self::Uniform => draw.below(vocab),
-            Self::Zipf => draw.zipf(vocab, 1.0),
+            Self::Zipf => draw.zipf(vocab),
         }) as i64
     }
 

@@ -116,11 +116,11 @@ impl Expected {
     }
 
     /// Integers that must be met exactly.
-    pub fn exact<D: Dimension>(dtype: DType, value: &Array<i64, D>) -> Self {
+    pub fn exact<D: Dimension>(dtype: DType, value: Array<i64, D>) -> Self {
         Self::Discrete(Discrete {
             dtype,
             shape: value.shape().to_vec(),
-            value: value.iter().copied().collect(),
+            value: value.into_flat().into_raw_vec_and_offset().0,
             also: BTreeMap::new(),
         })
     }

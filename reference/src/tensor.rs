@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytemuck::allocation::pod_collect_to_vec;
 use half::{bf16, f16};
 use indexmap::IndexMap;
 use ndarray::{Array, Dimension, IxDyn};
@@ -187,30 +186,43 @@ impl Tensor {
         Self::new(shape, data)
     }
 
+    /// A tensor of zeros.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Self {
+        let len = shape.iter().product();
+        let data = match dtype {
+            DType::F64 => Data::F64(vec![0.0; len]),
+            DType::F32 => Data::F32(vec![0.0; len]),
+            DType::F16 => Data::F16(vec![f16::ZERO; len]),
+            DType::Bf16 => Data::Bf16(vec![bf16::ZERO; len]),
+            DType::I8 => Data::I8(vec![0; len]),
+            DType::U8 => Data::U8(vec![0; len]),
+            DType::I32 => Data::I32(vec![0; len]),
+            DType::U32 => Data::U32(vec![0; len]),
+            DType::I64 => Data::I64(vec![0; len]),
+            DType::U64 => Data::U64(vec![0; len]),
+        };
+        Self::new(shape, data)
+    }
+
     /// `bytes` in the host's order, which is also its devices', read as `dtype`.
     ///
     /// # Panics
     /// If the byte count does not fit `shape`.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: &[u8]) -> Self {
-        assert_eq!(bytes.len() % dtype.bytes(), 0, "{} bytes of {}", bytes.len(), dtype.name());
-        let data = match dtype {
-            DType::F64 => Data::F64(pod_collect_to_vec(bytes)),
-            DType::F32 => Data::F32(pod_collect_to_vec(bytes)),
-            DType::F16 => Data::F16(pod_collect_to_vec(bytes)),
-            DType::Bf16 => Data::Bf16(pod_collect_to_vec(bytes)),
-            DType::I8 => Data::I8(pod_collect_to_vec(bytes)),
-            DType::U8 => Data::U8(pod_collect_to_vec(bytes)),
-            DType::I32 => Data::I32(pod_collect_to_vec(bytes)),
-            DType::U32 => Data::U32(pod_collect_to_vec(bytes)),
-            DType::I64 => Data::I64(pod_collect_to_vec(bytes)),
-            DType::U64 => Data::U64(pod_collect_to_vec(bytes)),
-        };
-        Self::new(shape, data)
+        let mut tensor = Self::zeros(dtype, shape);
+        assert_eq!(bytes.len(), tensor.bytes(), "bytes of {} {shape:?}", dtype.name());
+        tensor.as_bytes_mut().copy_from_slice(bytes);
+        tensor
     }
 
     /// The elements as bytes in the host's order.
     pub fn as_bytes(&self) -> &[u8] {
         each_type!(&*self.data, values => bytemuck::cast_slice(values))
+    }
+
+    /// The same to be written. Clones keep what they have.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        each_type!(Arc::make_mut(&mut self.data), values => bytemuck::cast_slice_mut(values))
     }
 
     /// Size of each axis, outermost first.
@@ -300,20 +312,29 @@ impl Tensor {
         }
     }
 
-    /// The elements as i64; of u64, their bits.
+    /// The element at `index` of row-major order as i64; of u64, its bits.
+    ///
+    /// # Panics
+    /// If there is no such element or the tensor stores real numbers.
+    #[inline]
+    pub fn integer_at(&self, index: usize) -> i64 {
+        match &*self.data {
+            Data::I8(v) => v[index].into(),
+            Data::U8(v) => v[index].into(),
+            Data::I32(v) => v[index].into(),
+            Data::U32(v) => v[index].into(),
+            Data::I64(v) => v[index],
+            Data::U64(v) => v[index] as i64,
+            _ => panic!("{} tensor read as integers", self.dtype().name()),
+        }
+    }
+
+    /// The elements as i64, as [`Tensor::integer_at`] gives them.
     ///
     /// # Panics
     /// If the tensor stores real numbers.
     pub fn to_i64(&self) -> Vec<i64> {
-        match &*self.data {
-            Data::I8(v) => v.iter().map(|&x| x.into()).collect(),
-            Data::U8(v) => v.iter().map(|&x| x.into()).collect(),
-            Data::I32(v) => v.iter().map(|&x| x.into()).collect(),
-            Data::U32(v) => v.iter().map(|&x| x.into()).collect(),
-            Data::I64(v) => v.clone(),
-            Data::U64(v) => v.iter().map(|&x| x as i64).collect(),
-            _ => panic!("{} tensor read as integers", self.dtype().name()),
-        }
+        (0..self.len()).map(|index| self.integer_at(index)).collect()
     }
 }
 

@@ -92,12 +92,13 @@ impl Guarded {
         stream.memcpy_htod(bytes, &mut payload)
     }
 
-    /// Copies the payload to the host.
-    pub fn download(&self, stream: &Arc<CudaStream>) -> Result<Vec<u8>, DriverError> {
-        if self.bytes == 0 {
-            return Ok(Vec::new());
+    /// Copies the payload to `bytes` of the host.
+    pub fn download(&self, stream: &Arc<CudaStream>, bytes: &mut [u8]) -> Result<(), DriverError> {
+        assert_eq!(bytes.len(), self.bytes, "download of another size");
+        if bytes.is_empty() {
+            return Ok(());
         }
-        stream.clone_dtoh(&self.memory.slice(GUARD_BYTES..GUARD_BYTES + self.bytes))
+        stream.memcpy_dtoh(&self.memory.slice(GUARD_BYTES..GUARD_BYTES + self.bytes), bytes)
     }
 
     /// Whether the payload is other than `bytes`. Compared piece by piece through a small host buffer: inputs

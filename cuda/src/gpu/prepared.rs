@@ -314,9 +314,11 @@ impl Prepared<'_> {
     pub fn read(&self, name: &str) -> anyhow::Result<Tensor> {
         let id = self.plan.buffer_named(name);
         let (buffer, guarded) = (&self.plan.buffers()[id.0], &self.buffers[id.0]);
-        let bytes = guarded.download(&self.gpu.stream).map_err(|e| anyhow!(describe(&e)))?;
+        let mut tensor = Tensor::zeros(buffer.dtype, &buffer.shape);
+        let downloaded = guarded.download(&self.gpu.stream, tensor.as_bytes_mut());
+        downloaded.map_err(|e| anyhow!(describe(&e)))?;
         self.gpu.synchronize()?;
-        Ok(Tensor::from_bytes(buffer.dtype, &buffer.shape, &bytes))
+        Ok(tensor)
     }
 
     /// Uploads other values into a buffer, behind what was enqueued.

@@ -29,10 +29,25 @@ mod partition {
     /// large where they are packed.
     pub const A_BUCKET: usize = 2048;
     pub const A_PACKED_BUCKET: usize = 4096;
-    /// Bits that name a bucket at least if slots are packed: a slot has as many for its count.
-    pub const PACKED_BITS: usize = 13;
+    /// Most bits that name a bucket.
+    pub const MOST_BITS: usize = 15;
     /// Blocks of the histogram at most: as many as keep the largest device busy with one each.
     pub const HISTOGRAMS: usize = 132;
+
+    /// Bits that name a bucket of `n` positions. A packed slot has as many for its count: a bucket holds half as many
+    /// positions as that counts to.
+    pub fn bucket_bits(n: usize, packed: bool) -> usize {
+        let holds =
+            |bits: usize| if packed { A_PACKED_BUCKET.min(1 << bits >> 1) } else { A_BUCKET };
+        (2..MOST_BITS).find(|&bits| n <= holds(bits) << bits).unwrap_or(MOST_BITS)
+    }
+
+    /// How many of them the first pass looks at: half, or fewer where a part of it would be less than half a tile, since
+    /// the second takes a tile's parts one after the other.
+    pub fn first_bits(n: usize, bucket_bits: usize) -> usize {
+        let half_tiles = (n / (TILE_BYTES / 8)).max(1).ilog2() as usize;
+        half_tiles.clamp(1, bucket_bits.div_ceil(2))
+    }
 }
 
 /// Buffers that all variants have.
@@ -192,16 +207,15 @@ fn partitioned(case: &Case, inputs: &Tensors, packed: bool) -> Result<Plan, Unsu
     let suffix = width.name();
     let mut c = Counting::new(&p, inputs);
     let n = c.capacity;
-    let (a_bucket, least) =
-        if packed { (of::A_PACKED_BUCKET, of::PACKED_BITS) } else { (of::A_BUCKET, 2) };
-    let bucket_bits = (n.div_ceil(a_bucket).next_power_of_two().ilog2() as usize).clamp(least, 15);
-    let second_bits = bucket_bits / 2;
-    let first_bits = bucket_bits - second_bits;
+    let bucket_bits = of::bucket_bits(n, packed);
+    let first_bits = of::first_bits(n, bucket_bits);
+    let second_bits = bucket_bits - first_bits;
     let plan = &mut c.plan;
     let hashed = ["hashed", "partitioned"].map(|name| plan.scratch(name, width, &[n]));
     let offsets = plan.scratch("offsets", DType::U32, &[(1 << bucket_bits) + 1]);
     let first = plan.scratch("first", DType::U32, &[1 << first_bits]);
     let second = plan.scratch("second", DType::U32, &[1 << bucket_bits]);
+    let hot = plan.scratch("hot", width, &[1 << bucket_bits]);
     let repeated = plan.scratch("repeated", DType::U64, &[1]);
     plan.fill(offsets, 0);
     let int = |value: usize| Arg::from(value as i32);
@@ -212,8 +226,11 @@ fn partitioned(case: &Case, inputs: &Tensors, packed: bool) -> Result<Plan, Unsu
         };
     // A share starts on 16 bytes.
     let share = n.div_ceil(of::HISTOGRAMS).next_multiple_of(TILE).max(TILE);
-    let to_offsets =
-        [&[c.tokens.into(), offsets.into()], &stream[..], &[int(bucket_bits), share.into()]];
+    let to_offsets = [
+        &[c.tokens.into(), offsets.into(), hot.into()],
+        &stream[..],
+        &[int(bucket_bits), share.into()],
+    ];
     let symbol = |name: &str| format!("partition_{name}_{suffix}");
     // The kernels that read the stream know order 2 of narrow keys.
     let pairs = if p.order == 2 && width == DType::U32 { "pairs_" } else { "" };
@@ -222,17 +239,20 @@ fn partitioned(case: &Case, inputs: &Tensors, packed: bool) -> Result<Plan, Unsu
     let starts = [offsets.into(), first.into(), second.into(), c.unique.into(), repeated.into()];
     let args = [&starts[..], &[int(bucket_bits), int(second_bits)]].concat();
     launch("partition_offsets".into(), 1, 1024, 0, &args);
-    let staged = of::TILE_BYTES + 4 * (2 * of::DIGITS + of::THREADS / 32);
+    let staged = of::TILE_BYTES + 4 * (2 * of::DIGITS + of::THREADS / 32 + 1);
     let tiles = n.div_ceil(of::TILE_BYTES / width.bytes());
     let args =
         [&[c.tokens.into(), hashed[0].into(), first.into()], &stream[..], &[int(first_bits)]];
     launch(of_stream("first"), tiles, of::THREADS, staged, &args.concat());
     let bits = [int(bucket_bits), int(second_bits)];
-    let keys = [hashed[0].into(), hashed[1].into(), second.into(), offsets.into(), n.into()];
-    launch(symbol("second"), tiles, of::THREADS, staged, &[&keys[..], &bits].concat());
-    let table = of::SLOTS * (width.bytes() + 4) + 4 * (4 + of::COUNT_THREADS / 32) + 16;
+    let keys = [hashed[0].into(), hashed[1].into(), second.into(), offsets.into(), hot.into()];
+    let left_out = [c.ngrams.into(), c.counts.into(), repeated.into(), n.into()];
+    let args = [&keys[..], &left_out, &bits].concat();
+    launch(symbol("second"), tiles, of::THREADS, staged, &args);
+    let table = of::SLOTS * (width.bytes() + 4) + 4 * (6 + of::COUNT_THREADS / 32) + 16;
     let outputs = [c.ngrams.into(), c.counts.into(), c.unique.into(), repeated.into()];
-    let args = [&[hashed[1].into(), offsets.into()], &outputs[..], &[n.into(), int(bucket_bits)]];
+    let buckets = [hashed[1].into(), offsets.into(), second.into(), hot.into()];
+    let args = [&buckets[..], &outputs, &[n.into(), int(bucket_bits)]];
     let count = if packed { "partition_count_packed".into() } else { symbol("count") };
     launch(count, 1 << bucket_bits, of::COUNT_THREADS, table, &args.concat());
     Ok(c.plan)

@@ -1,6 +1,7 @@
 //! Counting the n-grams of a token stream.
 
 use ndarray::Array1;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Source;
@@ -86,21 +87,23 @@ impl Algorithm for Count {
     }
 
     fn reference(p: &CountParams, inputs: &Tensors) -> Outputs {
-        let tokens = inputs.tensor("tokens").to_i64();
-        let mut keys: Vec<u64> = tokens.windows(p.order).map(|n| packed(n, p.bits())).collect();
-        keys.sort_unstable();
-        let runs: Vec<&[u64]> = keys.chunk_by(|a, b| a == b).collect();
-        let (mut ngrams, mut counts) =
-            (Array1::zeros(p.capacity()), Array1::<i64>::zeros(p.capacity()));
-        for (i, run) in runs.iter().enumerate() {
+        let Data::U32(tokens) = inputs.tensor("tokens").data() else {
+            unreachable!("tokens are u32")
+        };
+        let mut keys: Vec<u64> = tokens.par_windows(p.order).map(|n| packed(n, p.bits())).collect();
+        keys.par_sort_unstable();
+        let (mut ngrams, mut counts) = (Array1::zeros(p.capacity()), Array1::zeros(p.capacity()));
+        let mut unique = 0;
+        for run in keys.chunk_by(|a, b| a == b) {
             // Keys of 64 bits may have the sign bit: compared as bits, like any output.
-            ngrams[i] = run[0] as i64;
-            counts[i] = run.len() as i64;
+            ngrams[unique] = run[0] as i64;
+            counts[unique] = run.len() as i64;
+            unique += 1;
         }
         Outputs::new()
-            .with("ngrams", Expected::exact(DType::U64, &ngrams))
-            .with("counts", Expected::exact(DType::U32, &counts))
-            .with("unique", Expected::exact(DType::I64, &ndarray::arr1(&[runs.len() as i64])))
+            .with("ngrams", Expected::exact(DType::U64, ngrams))
+            .with("counts", Expected::exact(DType::U32, counts))
+            .with("unique", Expected::exact(DType::I64, ndarray::arr1(&[unique as i64])))
     }
 
     fn work(p: &CountParams, _: &Tensors) -> Work {
@@ -119,9 +122,9 @@ impl Algorithm for Count {
 }
 
 /// First token in the highest bits.
-fn packed(ngram: &[i64], bits: u32) -> u64 {
+fn packed(ngram: &[u32], bits: u32) -> u64 {
     // A shift by 64 bits occurs for one token of 64 bits only, which no u32 has.
-    ngram.iter().fold(0, |key, &token| (key << bits) | token as u64)
+    ngram.iter().fold(0, |key, &token| (key << bits) | u64::from(token))
 }
 
 /// The first `unique` entries ascending; `None` if these are not the operation's outputs.
@@ -132,8 +135,8 @@ fn sorted(outputs: &Tensors) -> Option<Tensors> {
     let used = usize::try_from(*unique.first()?).ok()?.min(keys.len()).min(values.len());
     let (mut keys, mut values) = (keys.clone(), values.clone());
     let mut pairs: Vec<(u64, u32)> =
-        keys.iter().copied().zip(values[..used].iter().copied()).collect();
-    pairs.sort_unstable();
+        keys[..used].par_iter().copied().zip(values[..used].par_iter().copied()).collect();
+    pairs.par_sort_unstable();
     for (i, (key, value)) in pairs.into_iter().enumerate() {
         (keys[i], values[i]) = (key, value);
     }

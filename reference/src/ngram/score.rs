@@ -148,7 +148,7 @@ impl Algorithm for Score {
         };
         Outputs::new()
             .with("log10_prob", Expected::real(&log10_prob, &magnitude, tolerance))
-            .with("matched", Expected::exact(DType::I32, &matched))
+            .with("matched", Expected::exact(DType::I32, matched))
     }
 
     fn work(p: &ScoreParams, _: &Tensors) -> Work {

@@ -25,11 +25,11 @@ impl Source {
         let mut previous = 0;
         let mut next = || {
             previous = match self {
-                Self::Zipf => draw.zipf(vocab, 1.0),
+                Self::Zipf => draw.zipf(vocab),
                 Self::Uniform => draw.below(vocab),
                 Self::Same => vocab - 1,
-                Self::Markov if draw.unit() < 0.5 => draw.zipf(vocab, 1.0),
-                Self::Markov => (7 * previous + 1 + draw.zipf(8, 1.0)) % vocab,
+                Self::Markov if draw.unit() < 0.5 => draw.zipf(vocab),
+                Self::Markov => (7 * previous + 1 + draw.zipf(8)) % vocab,
             };
             previous as u32
         };

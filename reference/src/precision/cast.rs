@@ -157,11 +157,11 @@ impl Algorithm for Cast {
             let bits = (0..n).flat_map(as_bits).collect();
             let bits = ndarray::Array2::from_shape_vec((n, dtype.bytes()), bits);
             let bits = bits.expect("so many bytes an element");
-            return Outputs::new().with("bits", Expected::exact(DType::U8, &bits));
+            return Outputs::new().with("bits", Expected::exact(DType::U8, bits));
         }
         if dtype == DType::U8 {
             let bits = ndarray::Array1::from_iter((0..n).flat_map(as_bits));
-            return Outputs::new().with("output", Expected::exact(DType::U8, &bits));
+            return Outputs::new().with("output", Expected::exact(DType::U8, bits));
         }
         let known: Vec<_> = computed(n).into_iter().map(|i| (i, cast(i), 0.0)).collect();
         Outputs::new().with("output", expected(n, dtype, None, &known))

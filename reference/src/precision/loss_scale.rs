@@ -131,7 +131,7 @@ impl Algorithm for LossScale {
         let relative = SECOND_ORDER * DType::F32.unit_roundoff();
         let tolerance = Tolerance { relative, storage: DType::F32 };
         let known: Vec<_> = computed(params.elements).into_iter().map(unscaled).collect();
-        let one = |value: i64| Expected::exact(DType::I32, &Array1::from_elem(1, value));
+        let one = |value: i64| Expected::exact(DType::I32, Array1::from_elem(1, value));
         Outputs::new()
             .with("unscaled", expected(params.elements, DType::F32, Some(tolerance), &known))
             .with("skip", one(bad.into()))
