@@ -6,6 +6,7 @@ mod measurement;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use touchstone_cuda::simulator::cost::Cost;
+use touchstone_reference::operations;
 
 pub use file::{Reader, Writer, from_lines, open, read};
 pub use measurement::{KernelResources, Measurement, Predicted, Quartiles, quartiles};
@@ -147,6 +148,16 @@ impl Record {
     /// The algorithm: the part of the operation before the dot.
     pub fn vertical(&self) -> &str {
         self.op().split('.').next().unwrap_or("")
+    }
+
+    /// Where the operation stands in the list of all, and its variant in the ladder: the reference, ours from the naive
+    /// one on, others. What is not listed is behind what is.
+    pub fn rung(&self) -> (usize, usize) {
+        let place = operations().position(|operation| operation.name == self.op());
+        let own = touchstone_cuda::variants().filter(|variant| variant.op == self.op());
+        let ladder = ["reference"].into_iter().chain(own.map(|variant| variant.name));
+        let rung = ladder.into_iter().position(|name| name == self.variant);
+        (place.unwrap_or(usize::MAX), rung.unwrap_or(usize::MAX))
     }
 
     /// What identifies the same question in another run: executor, variant, inputs and case.

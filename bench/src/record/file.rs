@@ -26,12 +26,13 @@ impl Writer {
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)
-                .with_context(|| format!("cannot create {}", folder.display()))?;
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         }
-        let file =
-            OpenOptions::new().write(true).create_new(true).open(path).with_context(|| {
-                format!("cannot create {} (it is not overwritten)", path.display())
-            })?;
+        let created = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = created.with_context(|| match path.exists() {
+            true => format!("{} exists, and is not overwritten", path.display()),
+            false => format!("cannot create {}", path.display()),
+        })?;
         Ok(Self { file, path: path.to_path_buf() })
     }
 
@@ -99,7 +100,7 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
         (0, None) => bail!("{}: no records in this file", path.display()),
         (before, Some(line)) => eprintln!(
             "warning: {}:{line}: the last line is incomplete, as a run leaves it that is stopped while \
-             writing; the {before} records before it are read",
+             writing; records read before it: {before}",
             path.display()
         ),
         _ => {}
@@ -181,7 +182,8 @@ impl<R: BufRead> Reader<R> {
 
     fn record(&mut self) -> anyhow::Result<Option<Record>> {
         let Some(terminated) = self.read_line()? else { return Ok(None) };
-        match parse(&self.line) {
+        // Without its end a line that was cut off is seen to be: a line break within a string is another error.
+        match parse(self.line.trim_ascii_end()) {
             Err(Malformed::Json(error)) if error.is_eof() && !terminated => {
                 self.incomplete = true;
                 Ok(None)
@@ -207,12 +209,21 @@ impl<R: BufRead> Iterator for Reader<R> {
 /// Why a line is no record.
 #[derive(Debug, thiserror::Error)]
 enum Malformed {
-    #[error("not a record: {0}")]
+    #[error("not a record: {}", in_line(.0))]
     Json(serde_json::Error),
     #[error("record of schema version {0}; this build reads {SCHEMA}")]
     Version(u32),
-    #[error("malformed record: {0}")]
+    #[error("malformed record: {}", in_line(.0))]
     Fields(serde_json::Error),
+}
+
+/// What is wrong with a line, and at which column: the error itself would call every line the first.
+fn in_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let what = text.strip_suffix(&place).unwrap_or(&text);
+    let what = if error.is_eof() { "the line ends in mid-record" } else { what };
+    format!("{what} (column {})", error.column())
 }
 
 /// Reads one line.
@@ -275,12 +286,17 @@ mod tests {
         let extra = good.replace("\"workload\"", "\"colour\":1,\"workload\"");
         let truncated = &good[..good.len() / 2];
         for (text, place, problem) in [
-            (format!("{good}\n{truncated}\n{good}\n"), "records.jsonl:2", "not a record"),
-            (format!("{good}\n{truncated}\n"), "records.jsonl:2", "not a record"),
+            (format!("{good}\n{truncated}\n{good}\n"), "records.jsonl:2", "ends in mid-record"),
+            (format!("{good}\n{truncated}\n"), "records.jsonl:2", "ends in mid-record"),
             (truncated.to_string(), "records.jsonl:1", "incomplete"),
             (format!("{good}\n{{\"schema\":1,,"), "records.jsonl:2", "not a record"),
             (format!("{good}\n\n{other}\n"), "records.jsonl:3", "schema version 9"),
             (format!("{extra}\n"), "records.jsonl:1", "malformed"),
+            (
+                format!("{good}\nhello\n"),
+                "records.jsonl:2",
+                "not a record: expected value (column 1)",
+            ),
             (String::new(), "records.jsonl", "no records"),
         ] {
             std::fs::write(&path, text).unwrap();

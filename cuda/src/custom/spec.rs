@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
-use touchstone_reference::{DType, operations};
+use touchstone_reference::{DType, nearest, operations};
 
 use super::{
     formula::Formula,
@@ -122,9 +122,9 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Spec> {
 /// Reads the text of a file, and checks what needs no case.
 pub(super) fn parse(text: &str) -> anyhow::Result<Spec> {
     let spec: Spec = toml::from_str(text).context("malformed description of a kernel")?;
-    if operations().all(|operation| operation.name != spec.op) {
-        let known: Vec<_> = operations().map(|operation| operation.name).collect();
-        bail!("unknown operation '{}'; there are: {}", spec.op, known.join(", "));
+    let known: Vec<&str> = operations().map(|operation| operation.name).collect();
+    if !known.contains(&spec.op.as_str()) {
+        bail!("unknown operation '{}'; {}", spec.op, nearest::hint(&spec.op, &known));
     }
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     ensure!(
