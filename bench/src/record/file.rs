@@ -100,8 +100,9 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Record>> {
         (0, None) => bail!("{}: no records in this file", path.display()),
         (before, Some(line)) => eprintln!(
             "warning: {}:{line}: the last line is incomplete, as a run leaves it that is stopped while \
-             writing; records read before it: {before}",
-            path.display()
+             writing; what is before it is read: {before} record{}",
+            path.display(),
+            if before == 1 { "" } else { "s" }
         ),
         _ => {}
     }
