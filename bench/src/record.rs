@@ -155,8 +155,8 @@ impl Record {
     pub fn rung(&self) -> (usize, usize) {
         let place = operations().position(|operation| operation.name == self.op());
         let own = touchstone_cuda::variants().filter(|variant| variant.op == self.op());
-        let ladder = ["reference"].into_iter().chain(own.map(|variant| variant.name));
-        let rung = ladder.into_iter().position(|name| name == self.variant);
+        let mut ladder = ["reference"].into_iter().chain(own.map(|variant| variant.name));
+        let rung = ladder.position(|name| name == self.variant);
         (place.unwrap_or(usize::MAX), rung.unwrap_or(usize::MAX))
     }
 
