@@ -3,7 +3,7 @@ which leave them as they are; the committed PTX is without, and a line table bes
 the bytes.
 
 A table has three lines:
-  1. names of the source files, separated by blanks; the first is the kernel file
+  1. names of the source files, separated by blanks; the first is the kernel file, unless all code comes from headers
   2. places, separated by blanks: `57` is line 57 of the kernel file, `2:19@57` line 19 of file 2, inlined (over however
      many calls) at line 57 of the kernel file. Code of CUDA's own headers counts as where it was inlined
   3. runs, separated by blanks, over all lines of the PTX text: `4` is four lines of the next place not yet seen, `4,7`

@@ -1,5 +1,10 @@
 //! The subcommands, one file each.
 
+/// Prints a line, as `println!` does; a reader that has seen enough (`| head`) ends neither the run nor its records.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::commands::print_line(format_args!($($text)*)) };
+}
+
 pub mod answer;
 pub mod check;
 pub mod compare;
@@ -96,7 +101,7 @@ fn summarize(records: &[Record]) -> ExitCode {
             *skipped.entry(reason).or_default() += 1;
         }
     }
-    println!(
+    say!(
         "{} results: {measured} measured, {checked} checked, {wrong} wrong, {failed} failed, {} not run",
         records.len(),
         skipped.values().sum::<usize>()
@@ -104,12 +109,19 @@ fn summarize(records: &[Record]) -> ExitCode {
     let mut reasons: Vec<_> = skipped.into_iter().collect();
     reasons.sort_by_key(|&(_, times)| std::cmp::Reverse(times));
     for (reason, times) in reasons.iter().take(12) {
-        println!("  not run, {times} times: {reason}");
+        say!("  not run, {times} times: {reason}");
     }
     if reasons.len() > 12 {
-        println!("  … and {} more reasons (all are in the records)", reasons.len() - 12);
+        say!("  … and {} more reasons (all are in the records)", reasons.len() - 12);
     }
     ExitCode::from(u8::from(wrong + failed > 0 || measured + checked == 0))
+}
+
+/// Prints a line; that nobody reads it is no error.
+fn print_line(line: std::fmt::Arguments<'_>) {
+    if let Err(error) = print_text(&format!("{line}\n")) {
+        eprintln!("warning: cannot print '{line}': {error}");
+    }
 }
 
 /// Prints text that may be long. A reader that has seen enough (`| head`) is no error.
@@ -123,9 +135,9 @@ fn print_text(text: &str) -> anyhow::Result<()> {
 /// One line on what this run computes on.
 fn introduce(runner: &Runner) {
     let environment = runner.environment();
-    println!("CPU: {}, {} threads", environment.cpu, environment.cpu_threads);
+    say!("CPU: {}, {} threads", environment.cpu, environment.cpu_threads);
     match (runner.gpu(), &environment.device) {
-        (Ok(_), Some(device)) => println!(
+        (Ok(_), Some(device)) => say!(
             "GPU: {}, compute {}, driver {}{}",
             device.name,
             device.compute,
@@ -136,7 +148,7 @@ fn introduce(runner: &Runner) {
                 limits.products_per_s(false) * 1e-12
             ))
         ),
-        (Err(reason), _) => println!("GPU: {reason}; CUDA variants will not be run"),
-        (Ok(_), None) => println!("GPU: present, not described"),
+        (Err(reason), _) => say!("GPU: {reason}; CUDA variants will not be run"),
+        (Ok(_), None) => say!("GPU: present, not described"),
     }
 }

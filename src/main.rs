@@ -13,8 +13,8 @@ use touchstone_bench::exchange;
 ///
 /// Every kernel is a claim: a case states it, a naive f64 reference on the CPU settles it. Without a
 /// subcommand, touchstone does its main job: it checks and times the quick workloads on this machine,
-/// adds the recorded H100 results that it ships, and writes one HTML report. That works with and without
-/// a GPU; what was not run is said, never counted as passed.
+/// adds the recorded H100 and H200 results that it ships, and writes one HTML report. That works with
+/// and without a GPU; what was not run is said, never counted as passed.
 #[derive(Parser)]
 #[command(
     version,
@@ -81,7 +81,8 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Some messages, such as those on TOML, bring a line break along.
+            eprintln!("error: {}", format!("{error:#}").trim_end());
             ExitCode::from(2)
         }
     }

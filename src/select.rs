@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use touchstone_bench::{Problem, Tier, Workload, exchange, workload};
 use touchstone_cuda::Custom;
-use touchstone_reference::{Case, operation};
+use touchstone_reference::{Case, nearest, operation};
 
 /// Selection of workloads, shared by the commands that run cases.
 #[derive(clap::Args)]
@@ -219,10 +219,14 @@ impl Selection {
                 named.into_iter().map(those).find(|chosen| !chosen.is_empty()).unwrap_or_default()
             }
         };
-        ensure!(
-            !chosen.is_empty(),
-            "no operation or workload matches '{filter}' (see `touchstone list`)"
-        );
+        if chosen.is_empty() {
+            let verticals = workloads.iter().filter_map(|w| w.op.split('.').next());
+            let names = workloads.iter().flat_map(|w| [w.op.as_str(), w.name.as_str()]);
+            let known: Vec<&str> = verticals.chain(names).collect();
+            let meant = nearest::nearest(filter, &known)
+                .map_or(String::new(), |name| format!("; did you mean '{name}'?"));
+            bail!("no operation or workload matches '{filter}'{meant} (see `touchstone list`)");
+        }
         Ok(chosen)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 fn touchstone(folder: &Path, arguments: &[&str]) -> Output {
@@ -35,6 +35,13 @@ fn unknown_names_are_refused_before_anything_runs() {
     refuses(folder.path(), &["list", "--variant", "fastest", "ssm"], &["fastest", "sequential"]);
     refuses(folder.path(), &["check", "no.such:n=1"], &["no.such", "attention.forward"]);
     refuses(folder.path(), &["check", "attention.forward:colour=1"], &["colour"]);
+    for (slip, meant) in [
+        ("atention", "'attention'?"),
+        ("attention.foward", "'attention.forward'?"),
+        ("ssm.recurence:batch=1", "'ssm.recurrence'?"),
+    ] {
+        refuses(folder.path(), &["check", slip], &[slip.split(':').next().unwrap(), meant]);
+    }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was written");
 }
 
@@ -111,13 +118,49 @@ fn an_existing_records_file_is_never_overwritten() {
         &["mine.jsonl", "not overwritten"],
     );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    // What keeps a file from being made otherwise is not called overwriting.
+    let output = touchstone(folder.path(), &["check", SMALL, "--out", "mine.jsonl/2.jsonl"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && !error.contains("overwritten"), "{error}");
+}
+
+/// A case that takes no time.
+const SMALL: &str =
+    "ssm.recurrence:batch=1,seq_len=5,channels=3,field=real,dtype=f32,initial_state=false,seed=4";
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_nothing() {
+    let folder = folder();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_touchstone"))
+        .args(["check", SMALL, "--out", "kept.jsonl"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(run.stdout.take());
+    let output = run.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    let records = std::fs::read_to_string(folder.path().join("kept.jsonl")).unwrap();
+    assert!(records.ends_with("}\n") && records.contains("\"reference\""), "{records}");
+}
+
+#[test]
+fn the_shipped_results_alone_make_a_report() {
+    let folder = folder();
+    let output = touchstone(folder.path(), &["report", "--with-shipped", "--out", "page"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let page = std::fs::read_to_string(folder.path().join("page/index.html")).unwrap();
+    assert!(page.contains("NVIDIA H100") && page.contains("NVIDIA H200"));
+    refuses(folder.path(), &["report"], &["RECORDS"]);
 }
 
 #[test]
 fn one_case_is_replayed_from_its_id() {
     let folder = folder();
-    let id = "ssm.recurrence:batch=1,seq_len=5,channels=3,field=real,dtype=f32,initial_state=false,seed=4";
-    let output = touchstone(folder.path(), &["check", id]);
+    let output = touchstone(folder.path(), &["check", SMALL]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("reference") && text.contains("0 wrong, 0 failed"), "{text}");

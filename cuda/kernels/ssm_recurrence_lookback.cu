@@ -10,18 +10,10 @@
 // Numerics: f32. Unlike the usual look-back it never takes whichever of sum and state comes first, so two
 //           runs give the same bits.
 // Limits: one long chain advances 8 tiles for each wait.
+#include "release.cuh"
 #include "ssm_recurrence_tile.cuh"
 
 constexpr int WINDOW = 8;
-
-__device__ __forceinline__ u32 load_acquire(const u32* p) {
-    u32 v;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-}
-__device__ __forceinline__ void store_release(u32* p, u32 v) {
-    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
-}
 
 enum Status : u32 { NOTHING_YET = 0, SUM = 1, STATE = 2 };
 

@@ -29,12 +29,12 @@ pub enum CaseError {
         problem: String,
     },
     /// No operation has that name.
-    #[error("unknown operation '{op}'; there are: {known}")]
+    #[error("unknown operation '{op}'; {hint}")]
     UnknownOperation {
         /// The name given.
         op: String,
-        /// The names there are.
-        known: String,
+        /// The name that may be meant, or the names there are.
+        hint: String,
     },
     /// The operation has no such parameter, lacks one, or refuses a value.
     #[error("case '{case}': {problem}")]

@@ -69,8 +69,7 @@ impl Storage {
 
     /// `table` [vocab, dim] and, if it needs them, `scales` [vocab].
     fn draw(self, vocab: usize, dim: usize, draw: &mut Draw) -> Tensors {
-        let tensors =
-            Tensors::new().with("table", draw_elements(self.dtype(), &[vocab, dim], draw));
+        let tensors = Tensors::new().with("table", draw.elements(self.dtype(), &[vocab, dim]));
         match self {
             Self::Int8 => {
                 let scales = draw.uniform(DType::F32, &[vocab], 0.5 / 127.0, 1.5 / 127.0);
@@ -79,21 +78,6 @@ impl Storage {
             _ => tensors,
         }
     }
-}
-
-/// Values uniform in −1..1, or the integers −127..127. They go straight into their type, without the f64
-/// copy of [`Draw::uniform`]: the large tensors of the workloads hold 10⁸ of them.
-fn draw_elements(dtype: DType, shape: &[usize], draw: &mut Draw) -> Tensor {
-    let all = 0..shape.iter().product::<usize>();
-    let mut real = |_| 2.0 * draw.unit() - 1.0;
-    let data = match dtype {
-        DType::F32 => Data::F32(all.map(|i| real(i) as f32).collect()),
-        DType::F16 => Data::F16(all.map(|i| half::f16::from_f64(real(i))).collect()),
-        DType::Bf16 => Data::Bf16(all.map(|i| half::bf16::from_f64(real(i))).collect()),
-        DType::I8 => Data::I8(all.map(|i| (127.5 * real(i)) as i8).collect()),
-        other => panic!("no embeddings of {}", other.name()),
-    };
-    Tensor::new(shape, data)
 }
 
 /// Integer type of the indices.

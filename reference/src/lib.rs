@@ -11,6 +11,7 @@ pub mod algorithm;
 pub mod case;
 pub mod draw;
 pub mod expected;
+pub mod nearest;
 pub mod tensor;
 
 pub mod acceptance;
@@ -71,9 +72,10 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
 /// [`CaseError::UnknownOperation`], which lists the names there are.
 pub fn operation(case: &Case) -> Result<&'static Operation, CaseError> {
     operations().find(|operation| operation.name == case.op()).ok_or_else(|| {
+        let names: Vec<&str> = operations().map(|o| o.name).collect();
         CaseError::UnknownOperation {
             op: case.op().to_string(),
-            known: operations().map(|o| o.name).collect::<Vec<_>>().join(", "),
+            hint: nearest::hint(case.op(), &names),
         }
     })
 }

@@ -55,6 +55,16 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::of::<s4d::S4d>(),
 ];
 
+/// Default of parameters that count groups.
+fn one() -> usize {
+    1
+}
+
+/// Default of parameters that switch a part of an operation off.
+fn yes() -> bool {
+    true
+}
+
 /// Unit roundoff of the f32 that every kernel computes in.
 const U: f64 = DType::F32.unit_roundoff();
 

@@ -8,9 +8,9 @@ pub mod unpool;
 
 use crate::{
     algorithm::Operation,
-    draw::{Draw, ends_and_between},
+    draw::ends_and_between,
     expected::{Expected, Real, Tolerance},
-    tensor::{DType, Data, Tensor},
+    tensor::DType,
 };
 
 /// The operations of this vertical.
@@ -31,19 +31,6 @@ pub const OPERATIONS: &[Operation] = &[
 
 /// First-order error analysis leaves out products of roundings; one per cent covers them.
 const SECOND_ORDER: f64 = 1.01;
-
-/// Values uniform in −1..1, drawn straight into their type: the large images hold 10⁸ of them.
-fn image(dtype: DType, shape: &[usize], draw: &mut Draw) -> Tensor {
-    let all = 0..shape.iter().product::<usize>();
-    let mut real = |_| 2.0 * draw.unit() - 1.0;
-    let data = match dtype {
-        DType::F32 => Data::F32(all.map(|i| real(i) as f32).collect()),
-        DType::F16 => Data::F16(all.map(|i| half::f16::from_f64(real(i))).collect()),
-        DType::Bf16 => Data::Bf16(all.map(|i| half::bf16::from_f64(real(i))).collect()),
-        other => panic!("no images of {}", other.name()),
-    };
-    Tensor::new(shape, data)
-}
 
 /// The element types an image can have.
 fn check_dtype(dtype: DType) -> Result<(), String> {

@@ -153,11 +153,7 @@ fn perplexity(models: &[LanguageModel]) -> anyhow::Result<Figure> {
     let chart = Chart {
         title: "Perplexity against order".to_string(),
         x: Axis::ticked("order of the model", 0.7..highest as f64 + 0.3, ticks),
-        y: Axis::log(
-            "perplexity of held-out text",
-            models.iter().map(|model| model.perplexity),
-            units::tick,
-        ),
+        y: perplexities(models),
         lines,
         marks,
     };
@@ -170,6 +166,11 @@ fn perplexity(models: &[LanguageModel]) -> anyhow::Result<Figure> {
         legend,
         finding: String::new(),
     })
+}
+
+fn perplexities(models: &[LanguageModel]) -> Axis {
+    let values = models.iter().map(|model| model.perplexity);
+    Axis::log("perplexity of held-out text", values, units::tick)
 }
 
 fn memory(models: &[LanguageModel]) -> anyhow::Result<Figure> {
@@ -187,11 +188,7 @@ fn memory(models: &[LanguageModel]) -> anyhow::Result<Figure> {
     let chart = Chart {
         title: "Perplexity against memory".to_string(),
         x: Axis::bytes("memory of the n-grams", models.iter().map(|model| model.bytes as f64)),
-        y: Axis::log(
-            "perplexity of held-out text",
-            models.iter().map(|model| model.perplexity),
-            units::tick,
-        ),
+        y: perplexities(models),
         lines,
         marks,
     };

@@ -11,7 +11,8 @@ use touchstone_bench::{
 pub struct Sheet<'a> {
     /// Devices and processors that ran something, by name, devices first.
     pub places: Vec<Place>,
-    /// One row for each question and place, in the order of the records.
+    /// One row for each question and place: operations and ladders in the order in which they are listed, whatever that of
+    /// the records (a baseline is sorted by name); what is not listed in theirs.
     pub rows: Vec<Row<'a>>,
     /// Records left out because a later one answers the same question in the same place.
     pub superseded: usize,
@@ -83,6 +84,7 @@ impl<'a> Sheet<'a> {
                 }
             }
         }
+        rows.sort_by_cached_key(|row| row.record.rung());
         relate_to_peers(&mut rows);
         Self { places, rows, superseded }
     }
@@ -325,6 +327,20 @@ mod tests {
                 measurement: Measurement { cold_ns, peak_bytes: 64, ..Measurement::default() },
             },
         }
+    }
+
+    #[test]
+    fn ladders_are_in_order_whatever_the_order_of_the_records() {
+        let variants =
+            ["batched", "fused", "naive", "peer:pytorch-cudnn", "persistent", "reference"];
+        let mut records: Vec<Record> =
+            variants.iter().map(|name| record(name, "recurrent.lstm:n=1", 1.0)).collect();
+        records.insert(0, record("b", "x.y:n=1", 1.0));
+        records.insert(1, record("a", "x.y:n=1", 1.0));
+        let sheet = Sheet::of(&records);
+        let order: Vec<&str> = sheet.rows.iter().map(|row| row.record.variant.as_str()).collect();
+        let ladder = ["reference", "naive", "batched", "fused", "persistent", "peer:pytorch-cudnn"];
+        assert_eq!(order, [&ladder[..], &["b", "a"]].concat());
     }
 
     #[test]

@@ -30,8 +30,8 @@ fn slot(index: usize) -> usize {
     index + 1
 }
 
-fn legend(found: &MixedPrecision) -> Vec<Key> {
-    let runs = found.runs.iter().enumerate();
+/// The keys of runs, each with its place among all.
+fn legend<'f>(runs: impl Iterator<Item = (usize, &'f Run)>) -> Vec<Key> {
     runs.map(|(index, run)| Key::series(slot(index), &run.name)).collect()
 }
 
@@ -88,7 +88,7 @@ fn curves(found: &MixedPrecision) -> anyhow::Result<Figure> {
             units::digits(found.entropy_in_context)
         ),
         svg: chart.svg()?,
-        legend: legend(found),
+        legend: legend(numbered()),
         finding: finding(found),
     })
 }
@@ -121,7 +121,7 @@ fn memory(found: &MixedPrecision) -> anyhow::Result<Figure> {
             "Weights kept and computed with, their gradient, and two moments. Lower left is better."
                 .to_string(),
         svg: chart.svg()?,
-        legend: legend(found),
+        legend: legend(found.runs.iter().enumerate()),
         finding: String::new(),
     })
 }
@@ -180,7 +180,9 @@ fn speed(
         lines: Vec::new(),
         marks: marks.collect(),
     };
-    let untimed = found.runs.len() - timed.len();
+    let is_timed = |run: &Run| timed.iter().any(|timed| timed.1.name == run.name);
+    let names = found.runs.iter().filter(|run| !is_timed(run)).map(|run| run.name.as_str());
+    let untimed = names.collect::<Vec<_>>().join("; ");
     Ok(Some(Figure {
         heading: "Error and memory against speed".to_string(),
         caption: format!(
@@ -188,14 +190,13 @@ fn speed(
              loss, AdamW with its narrow copy, casts), by the fastest variants at their largest size. Larger \
              marks take more bytes a parameter.{}",
             place.label,
-            if untimed > 0 {
-                format!(" {} without kernels here.", units::count(untimed, "run"))
-            } else {
-                String::new()
+            match untimed.as_str() {
+                "" => String::new(),
+                names => format!(" Without times of all their kernels here: {names}."),
             }
         ),
         svg: chart.svg()?,
-        legend: legend(found),
+        legend: legend(timed.iter().map(|&(index, run, _)| (index, run))),
         finding: String::new(),
     }))
 }

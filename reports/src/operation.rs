@@ -55,6 +55,8 @@ struct AtPlace {
 /// All variants on the representative case.
 #[derive(Serialize)]
 struct Ladder {
+    /// The variant that speeds are against.
+    first: String,
     case: String,
     anchor: String,
     limits: bool,
@@ -117,13 +119,15 @@ pub fn operation(
                 && other.worst_share().is_some()
         });
         if elsewhere {
-            format!("{variant} @ {}", sheet.places[row.place].label)
+            // The maker's name would leave no room for the model's.
+            let label = &sheet.places[row.place].label;
+            format!("{variant} @ {}", label.trim_start_matches("NVIDIA "))
         } else {
             variant.clone()
         }
     })?;
-    // It belongs with the others; alone only where nothing was right.
-    if let Some(place) = places.first_mut() {
+    // Of several places, it belongs to none of them.
+    if let [place] = &mut places[..] {
         place.figures.extend(slack.take());
     }
     Ok(Operation {
@@ -210,6 +214,7 @@ fn ladder(rows: &[&Row<'_>]) -> Option<Ladder> {
         }
     };
     Some(Ladder {
+        first: first.record.variant.clone(),
         case: first.short_case(),
         anchor: cases::anchor(&first.record.case),
         limits: rows.iter().any(|row| row.share_of_limit().is_some()),

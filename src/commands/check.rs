@@ -43,7 +43,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     runner.own.extend(kernel.map(Arc::new));
     let mut writer = arguments.out.as_deref().map(Writer::create).transpose()?;
     if selected.is_empty() {
-        println!("no case falls into this part");
+        say!("no case falls into this part");
         return Ok(ExitCode::SUCCESS);
     }
     introduce(&runner);
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 Outcome::Skipped { reason } => format!("not run: {reason}"),
                 _ => continue,
             };
-            println!("{:<20} {said}", record.variant);
+            say!("{:<20} {said}", record.variant);
         }
     }
     Ok(summarize(&records))

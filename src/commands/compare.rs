@@ -35,7 +35,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             ..Options::default()
         };
         let page = touchstone_reports::write(&after, folder, &options)?;
-        println!("page: {}", page.display());
+        say!("page: {}", page.display());
     }
     Ok(ExitCode::SUCCESS)
 }

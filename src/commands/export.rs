@@ -35,12 +35,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => Problem::new(&case)?,
     };
     exchange::export(&problem, &workload::embedded()?, &arguments.out)?;
-    println!("{}: {case}", arguments.out.display());
+    say!("{}: {case}", arguments.out.display());
     for (name, tensor) in problem.inputs.iter() {
-        println!("  input   {name:<16} {:<5} {:?}", tensor.dtype().name(), tensor.shape());
+        say!("  input   {name:<16} {:<5} {:?}", tensor.dtype().name(), tensor.shape());
     }
     for (name, expected) in problem.expected.iter() {
-        println!("  output  {name:<16} {:<5} {:?}", expected.dtype().name(), expected.shape());
+        say!("  output  {name:<16} {:<5} {:?}", expected.dtype().name(), expected.shape());
     }
     Ok(ExitCode::SUCCESS)
 }

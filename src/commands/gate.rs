@@ -20,7 +20,7 @@ use crate::default_folder;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     touchstone gate --baseline ci/baselines records.jsonl          judge by the folder of this device\n  \
-    touchstone run --against ./touchstone-before --out ab.jsonl    two builds in turn    \n  \
+    touchstone run --against ./touchstone-before --out ab.jsonl    two builds in turn\n  \
     touchstone gate ab.jsonl                                       judge side B by side A\n  \
     touchstone gate --accept --baseline ci/baselines/h100 records.jsonl\n  \
     touchstone gate --learn ci/baselines/h100/noise.json run1.jsonl run2.jsonl run3.jsonl\n\n\
@@ -132,21 +132,21 @@ fn judge(arguments: &Arguments, current: &[Record]) -> anyhow::Result<Verdicts> 
 /// What a person at a terminal wants to know.
 fn print(verdicts: &Verdicts, folder: &Path) {
     if let Some(problem) = &verdicts.problem {
-        println!("nothing can be judged: {problem}");
+        say!("nothing can be judged: {problem}");
     }
     let every = [Wrong, Missing, Slower, Unclear, Faster, New, Same];
     let counts = every.map(|verdict| format!("{} {}", verdicts.count(verdict), verdict.name()));
-    println!("gate {}: {}", if verdicts.passes() { "open" } else { "closed" }, counts.join(", "));
+    say!("gate {}: {}", if verdicts.passes() { "open" } else { "closed" }, counts.join(", "));
     let bad = verdicts.entries.iter().filter(|entry| entry.verdict.fails());
     for entry in bad.take(20) {
-        println!("{}: {} on {}: {}", entry.verdict.name(), entry.variant, entry.case, entry.reason);
+        say!("{}: {} on {}: {}", entry.verdict.name(), entry.variant, entry.case, entry.reason);
     }
-    println!("verdicts: {}", folder.join("verdicts.md").display());
+    say!("verdicts: {}", folder.join("verdicts.md").display());
     if verdicts.throttled() > 0 {
-        println!("{} samples were left out: the device throttled", verdicts.throttled());
+        say!("{} samples were left out: the device throttled", verdicts.throttled());
     }
     if verdicts.count(Unclear) > 0 {
-        println!("unclear ones neither pass nor fail: take more samples on a quieter machine");
+        say!("unclear ones neither pass nor fail: take more samples on a quieter machine");
     }
 }
 
@@ -174,9 +174,9 @@ fn tell_github(verdicts: &Verdicts) -> anyhow::Result<()> {
 fn accept(folder: &Path, current: &[Record]) -> anyhow::Result<ExitCode> {
     let changes = baseline::accept(folder, current)?;
     for change in &changes {
-        println!("{change}");
+        say!("{change}");
     }
-    println!(
+    say!(
         "{}: {} answers changed; review them with `git diff` and commit",
         folder.display(),
         changes.len()
@@ -192,7 +192,7 @@ fn learn(runs: &[Vec<Record>], path: &Path) -> anyhow::Result<ExitCode> {
             Mode::Interleaved => "interleaved",
             Mode::Stored => "stored",
         };
-        println!(
+        say!(
             "{:>7.2} %  largest of {} comparisons, {mode}, {}: {} on {}",
             floor.largest * 100.0,
             floor.comparisons,
@@ -201,6 +201,6 @@ fn learn(runs: &[Vec<Record>], path: &Path) -> anyhow::Result<ExitCode> {
             floor.place
         );
     }
-    println!("noise: {}", path.display());
+    say!("noise: {}", path.display());
     Ok(ExitCode::SUCCESS)
 }

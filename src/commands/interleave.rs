@@ -96,7 +96,7 @@ fn binary(path: &Path) -> anyhow::Result<PathBuf> {
     if !path.is_dir() {
         return std::path::absolute(path).context("--against");
     }
-    println!("building {} …", path.display());
+    say!("building {} …", path.display());
     let build = ["build", "--release", "--locked", "--bin", "touchstone"];
     let status = Command::new("cargo").args(build).current_dir(path).status();
     if !status.with_context(|| format!("cargo in {}", path.display()))?.success() {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use touchstone_bench::Workload;
 use touchstone_reference::operations;
+use touchstone_reports::units;
 
 use super::print_text;
 use crate::select::Selection;
@@ -49,14 +50,17 @@ fn as_text(chosen: &[&Workload], selection: &Selection, with_cases: bool) -> Str
             continue;
         }
         lines.push(format!("{}  {}", operation.name, operation.summary));
-        let of_it = touchstone_cuda::variants().filter(|v| v.op == operation.name);
-        for variant in of_it.filter(|v| selection.wants(v.name)) {
-            lines.push(format!("  variant   {:<20} {}", variant.name, variant.idea));
+        let variants = touchstone_cuda::variants().filter(|v| v.op == operation.name);
+        let variants: Vec<_> = variants.filter(|v| selection.wants(v.name)).collect();
+        let names = variants.iter().map(|v| v.name).chain(asked.iter().map(|w| w.name.as_str()));
+        let width = names.map(str::len).max().unwrap_or(0);
+        for variant in variants {
+            lines.push(format!("  variant   {:<width$}  {}", variant.name, variant.idea));
         }
         for w in asked {
             let tier = format!("{:?}", w.tier).to_lowercase();
-            let cases = w.cases.len();
-            lines.push(format!("  workload  {:<20} {tier}, {cases} cases: {}", w.name, w.why));
+            let cases = units::count(w.cases.len(), "case");
+            lines.push(format!("  workload  {:<width$}  {tier}, {cases}: {}", w.name, w.why));
             if with_cases {
                 lines.extend(w.cases.iter().map(|case| format!("    {case}")));
             }

@@ -45,19 +45,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let selected = all.cases(&[Tier::Quick], None)?;
     let mut records = shipped::records()?;
-    println!("shipped results: {} records", records.len());
+    say!("shipped results: {} records", records.len());
 
     let mut runner = Runner::new(arguments.device, true)?;
     introduce(&runner);
     let folder = arguments.out.clone().unwrap_or_else(default_folder);
     let mut writer = unique_writer(&folder, &runner)?;
 
-    println!(
-        "text chain on {}: language models, embeddings, speculative acceptance …",
-        corpus.name()
-    );
+    say!("text chain on {}: language models, embeddings, speculative acceptance …", corpus.name());
     let mut chain = TextChain::run(&corpus)?;
-    println!("a small network on its characters: training, speculative decoding …");
+    say!("a small network on its characters: training, speculative decoding …");
     let trained = Trained::on(&corpus)?;
     chain.neural = Some(match runner.gpu() {
         Ok(gpu) => trained.on_gpu(gpu, neural::Effort::GPU)?,
@@ -67,7 +64,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let source = format!("corpus {} ({} bytes)", chain.corpus, chain.bytes);
     let mut own = text_problems(&mut runner, problems, &source, &mut writer)?;
 
-    println!("quick workloads: {} cases", selected.len());
+    say!("quick workloads: {} cases", selected.len());
     let task = Task::Measure(Effort::QUICK);
     own.extend(run_cases(&mut runner, &selected, None, task, Some(&mut writer))?);
     let code = summarize(&own);
@@ -81,7 +78,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         ..Options::default()
     };
     let page = touchstone_reports::write(&records, &folder, &options)?;
-    println!("report: {}", page.canonicalize().unwrap_or(page).display());
+    say!("report: {}", page.canonicalize().unwrap_or(page).display());
     Ok(code)
 }
 

@@ -23,14 +23,14 @@ pub struct Arguments {
 /// Merges records files into one.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let merged = merge(&arguments.records, &arguments.out)?;
-    println!(
+    say!(
         "{}: {} records; {} identical ones left out",
         arguments.out.display(),
         merged.records,
         merged.duplicates
     );
     for path in &merged.empty {
-        println!("no records in {}", path.display());
+        say!("no records in {}", path.display());
     }
     for line in &merged.incomplete {
         eprintln!("{line}: the last line is incomplete: the run was stopped while writing it");

@@ -8,7 +8,7 @@ use touchstone_bench::{
     record::{self, Side},
 };
 use touchstone_ci::{GateOptions, gate_interleaved};
-use touchstone_reports::{Comparison, Options};
+use touchstone_reports::{Comparison, Options, units};
 
 use super::compare;
 use crate::{default_folder, shipped};
@@ -16,8 +16,8 @@ use crate::{default_folder, shipped};
 /// Arguments of `report`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Records files (JSON Lines) or folders of them
-    #[arg(required_unless_present = "history", value_name = "RECORDS")]
+    /// Records files (JSON Lines) or folders of them; may be left out with --with-shipped or --history
+    #[arg(required_unless_present_any = ["history", "with_shipped"], value_name = "RECORDS")]
     records: Vec<PathBuf>,
     /// Folder to write index.html into [default: report]
     #[arg(long, value_name = "DIR")]
@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let folder = arguments.out.clone().unwrap_or_else(default_folder);
     let page = touchstone_reports::write(&records, &folder, &options)?;
-    println!("report of {count} records: {}", page.display());
+    say!("report of {}: {}", units::count(count, "record"), page.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -67,13 +67,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => unique_writer(&default_folder(), &runner)?,
     };
     if selected.is_empty() {
-        println!("no case falls into this part; {} holds no records", writer.path().display());
+        say!("no case falls into this part; {} holds no records", writer.path().display());
         return Ok(ExitCode::SUCCESS);
     }
     introduce(&runner);
     let records =
         run_cases(&mut runner, &selected, given, Task::Measure(effort), Some(&mut writer))?;
-    println!("records: {}", writer.path().display());
+    say!("records: {}", writer.path().display());
     Ok(summarize(&records))
 }
 
@@ -103,7 +103,7 @@ fn interleave(
         }
     };
     let records = run.run(selected, &mut writer)?;
-    println!("records: {}", writer.path().display());
+    say!("records: {}", writer.path().display());
     Ok(summarize(&records))
 }
 

@@ -4,8 +4,7 @@ use ndarray::{Array1, Array2};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Pattern, Rows, SECOND_ORDER, check_table, computed_rows, distinct, draw_elements,
-    expected_rows, sum_roundings,
+    Pattern, Rows, SECOND_ORDER, check_table, computed_rows, distinct, expected_rows, sum_roundings,
 };
 use crate::{Algorithm, DType, Draw, Outputs, Tensors, Tolerance, Work};
 
@@ -54,7 +53,7 @@ impl Algorithm for Backward {
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        let d_output = draw_elements(params.dtype, &[params.tokens, params.dim], draw);
+        let d_output = draw.elements(params.dtype, &[params.tokens, params.dim]);
         let indices = params.pattern.indices(DType::I32, &[params.tokens], params.vocab, draw);
         Tensors::new().with("d_output", d_output).with("indices", indices)
     }

@@ -23,33 +23,25 @@ pub struct Params {
     /// States of a channel.
     pub state: usize,
     /// Groups of adjacent channels that share their B and C; divides `channels`.
-    #[serde(default = "one")]
+    #[serde(default = "super::one")]
     pub groups: usize,
     /// Element type of u, Δ, B, C, z and y.
     pub dtype: DType,
     /// Whether the step size is softplus(Δ + bias) rather than Δ + bias.
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     pub softplus: bool,
     /// Whether there is a bias of Δ.
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     pub bias: bool,
     /// Whether there is the skip weight D.
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     pub skip: bool,
     /// Whether there is the gate z.
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     pub gate: bool,
     /// Whether the scan starts from a given state instead of zero.
     #[serde(default)]
     pub initial_state: bool,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Params {

@@ -26,26 +26,18 @@ pub struct Params {
     /// Channels of a head.
     pub head_dim: usize,
     /// Groups of adjacent heads that share their B and C; divides `heads`.
-    #[serde(default = "one")]
+    #[serde(default = "super::one")]
     pub groups: usize,
     /// States of a channel.
     pub state: usize,
     /// Element type of x, B, C, y and the states.
     pub dtype: DType,
     /// Whether there is the skip weight D.
-    #[serde(default = "yes")]
+    #[serde(default = "super::yes")]
     pub skip: bool,
     /// Whether the scan starts from a given state instead of zero.
     #[serde(default)]
     pub initial_state: bool,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Params {

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SECOND_ORDER, by_rows, check_dtype, check_sizes, image, sum_roundings};
+use super::{SECOND_ORDER, by_rows, check_dtype, check_sizes, sum_roundings};
 use crate::{Algorithm, DType, Draw, Outputs, Tensors, Tolerance, Work};
 
 /// Where an output pixel o lies between the input's pixels, along one axis. `step` is input pixels an
@@ -270,7 +270,7 @@ impl<I: Interpolation> Algorithm for Forward<I> {
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        Tensors::new().with("input", image(params.dtype, &params.shape_in(), draw))
+        Tensors::new().with("input", draw.elements(params.dtype, &params.shape_in()))
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
@@ -331,7 +331,7 @@ impl<I: Interpolation> Algorithm for Backward<I> {
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        Tensors::new().with("d_output", image(params.dtype, &params.shape_out(), draw))
+        Tensors::new().with("d_output", draw.elements(params.dtype, &params.shape_out()))
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{by_rows, check_dtype, check_sizes, image};
+use super::{by_rows, check_dtype, check_sizes};
 use crate::{Algorithm, DType, Draw, Outputs, Tensors, Work};
 
 /// Parameters of [`PixelShuffle`] and [`PixelUnshuffle`].
@@ -78,7 +78,7 @@ impl Algorithm for PixelShuffle {
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        Tensors::new().with("input", image(params.dtype, &params.small(), draw))
+        Tensors::new().with("input", draw.elements(params.dtype, &params.small()))
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
@@ -124,7 +124,7 @@ impl Algorithm for PixelUnshuffle {
     }
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
-        Tensors::new().with("d_output", image(params.dtype, &params.large(), draw))
+        Tensors::new().with("d_output", draw.elements(params.dtype, &params.large()))
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {

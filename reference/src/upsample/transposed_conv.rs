@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SECOND_ORDER, by_rows, check_dtype, check_sizes, image, sum_roundings};
+use super::{SECOND_ORDER, by_rows, check_dtype, check_sizes, sum_roundings};
 use crate::{Algorithm, DType, Draw, Expected, Outputs, Tensors, Tolerance, Work};
 
 /// Parameters of [`Forward`] and [`Backward`].
@@ -140,9 +140,9 @@ impl Algorithm for Forward {
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
         Tensors::new()
-            .with("input", image(params.dtype, &params.input(), draw))
-            .with("weight", image(params.dtype, &params.weight(), draw))
-            .with("bias", image(params.dtype, &[params.out_channels], draw))
+            .with("input", draw.elements(params.dtype, &params.input()))
+            .with("weight", draw.elements(params.dtype, &params.weight()))
+            .with("bias", draw.elements(params.dtype, &[params.out_channels]))
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {
@@ -218,9 +218,9 @@ impl Algorithm for Backward {
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
         Tensors::new()
-            .with("d_output", image(params.dtype, &params.output(), draw))
-            .with("input", image(params.dtype, &params.input(), draw))
-            .with("weight", image(params.dtype, &params.weight(), draw))
+            .with("d_output", draw.elements(params.dtype, &params.output()))
+            .with("input", draw.elements(params.dtype, &params.input()))
+            .with("weight", draw.elements(params.dtype, &params.weight()))
     }
 
     fn reference(params: &Params, inputs: &Tensors) -> Outputs {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{by_rows, check_dtype, check_sizes, image};
+use super::{by_rows, check_dtype, check_sizes};
 use crate::{Algorithm, DType, Draw, Outputs, Tensor, Tensors, Work};
 
 /// Where the maxima were.
@@ -125,7 +125,7 @@ impl Algorithm for Unpool {
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
         Tensors::new()
-            .with("input", image(params.dtype, &params.small(), draw))
+            .with("input", draw.elements(params.dtype, &params.small()))
             .with("indices", params.indices(draw))
     }
 
@@ -179,7 +179,7 @@ impl Algorithm for UnpoolBackward {
 
     fn inputs(params: &Params, draw: &mut Draw) -> Tensors {
         Tensors::new()
-            .with("d_output", image(params.dtype, &params.large(), draw))
+            .with("d_output", draw.elements(params.dtype, &params.large()))
             .with("indices", params.indices(draw))
     }
 

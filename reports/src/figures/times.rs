@@ -29,14 +29,22 @@ pub fn times(
             let telling = |field: &&(&str, &str)| {
                 sweeps.iter().any(|other| other.key == sweep.key && !other.fixed.contains(field))
             };
-            let what: Vec<&str> = sweep.fixed.iter().filter(telling).map(|(_, v)| *v).collect();
+            let what: Vec<String> = sweep.fixed.iter().filter(telling).map(in_words).collect();
             time_against_size(sweep, &what.join(", "), slots, place)
         })
         .collect::<Result<_, _>>()?;
     Ok((figures, left_out))
 }
 
-/// `what` tells this sweep from the others: `causal, bf16`.
+/// A parameter in a heading: a word speaks for itself, a number or a switch does not.
+fn in_words((key, value): &(&str, &str)) -> String {
+    match value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok() {
+        true => format!("{key}={value}"),
+        false => value.to_string(),
+    }
+}
+
+/// `what` tells this sweep from the others: `causal, batch=4, bf16`.
 fn time_against_size(
     sweep: &sweep::Sweep<'_, '_>,
     what: &str,
