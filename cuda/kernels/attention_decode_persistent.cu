@@ -85,6 +85,19 @@ __device__ __forceinline__ void find_share(Shared& shared, const int* lengths, c
     }
 }
 
+// All that the first copies need is made by the warp that starts them: it waits for nobody.
+__device__ __forceinline__ void open_share(Shared& shared, const int* lengths, const Sizes& n, int part) {
+    const u32 full = (u32)__cvta_generic_to_shared(shared.full), freed = (u32)__cvta_generic_to_shared(shared.free);
+    if (threadIdx.x % 32 == 0) {
+        for (int stage = 0; stage < STAGES; ++stage)
+            barrier_init(full + 8 * stage, 1), barrier_init(freed + 8 * stage, WARPS * 32);
+        barrier_init_done();
+    }
+    find_share(shared, lengths, n, part);
+    __syncwarp();
+    named_arrive(2, WARPS * 32 + 32);
+}
+
 // Starts the copies of all tiles of a share: of K and of V, each half of a head, `rows` keys at a time.
 __device__ __forceinline__ void fetch(Shared& shared, const Share& share, const TensorMap* k, const TensorMap* v,
                                       const Cache& cache, const int* lengths, const Sizes& n, int head) {
@@ -254,19 +267,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1) decode_bf16(
     const int heads = min(HEADS, group - which % tiles * HEADS), first = head * group + which % tiles * HEADS;
     const int warp = threadIdx.x / 32;
     const u32 full = (u32)__cvta_generic_to_shared(shared.full), freed = (u32)__cvta_generic_to_shared(shared.free);
-    if (warp == WARPS) {
-        // All that the first copies need is made by the warp that starts them: it waits for nobody.
-        if (threadIdx.x % 32 == 0) {
-            for (int stage = 0; stage < STAGES; ++stage)
-                barrier_init(full + 8 * stage, 1), barrier_init(freed + 8 * stage, WARPS * 32);
-            barrier_init_done();
-        }
-        find_share(shared, lengths, n, part);
-        __syncwarp();
-        named_arrive(2, WARPS * 32 + 32);
-    } else {
+    if (warp == WARPS)
+        open_share(shared, lengths, n, part);
+    else
         named_sync(2, WARPS * 32 + 32);
-    }
     Share share = {shared.tiles, min(parts, shared.tiles), 0, 0, shared.first, shared.before};
     if (part < share.parts) {
         share.begin = share.begin_of(part);
