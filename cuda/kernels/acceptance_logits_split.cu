@@ -26,6 +26,10 @@
 //   next task and one that joins the last: 13 % slower, bf16 18. Segments asked for ahead, into the L2 cache: 5 to 40 %
 //   slower; the draft's while the target's is read, 4 %. Segments of 16384: f32 3 % slower, bf16 2 to 3 % faster (12288: 3,
 //   f32 as fast), few rows slower. Both models at once in f32 too: 1 % faster, 4 for few rows.
+//   Both models' words by asynchronous copies, 32 to 64 KB under way in each of three to five blocks: f32 7 to 16 % slower,
+//   bf16 from 1 % faster to 21 slower, 8 rows up to 6 % faster. Fewer parts of a row where rows fill the device (256 rows of
+//   32000): 3, 2 and 1 instead of 4 f32 3, 4 and 17 % slower, bf16 1, 0 and 17. A fence before and one behind a count, instead
+//   of one that acquires and releases: 1 to 3 % slower.
 // Limits: segments <= 64 (the plan widens a segment).
 #include "acceptance_logits.cuh"
 #include "release.cuh"
@@ -40,14 +44,6 @@ __device__ __forceinline__ u64 packed(Running all) {
 }
 __device__ __forceinline__ Running unpacked(u64 bits) {
     return {__uint_as_float((u32)bits), __uint_as_float((u32)(bits >> 32))};
-}
-
-// Called by one thread of each of `blocks`: whether it is the last, which then sees what all of these stored before.
-__device__ __forceinline__ bool is_last(u32* counter, u32 blocks) {
-    __threadfence();
-    const bool last = atomicAdd(counter, 1u) == blocks - 1;
-    __threadfence();
-    return last;
 }
 
 // What softmax takes of this thread's share of tokens begin .. end - 1 under both models, whose loads are under way at once.
@@ -176,7 +172,7 @@ template <typename T> struct Split : Problem<T> {
         }
         if (threadIdx.x >= 32) return;
         bool last = false;
-        if (threadIdx.x == 0) last = is_last(done(at), segments);
+        if (threadIdx.x == 0) last = count_acquire_release(done(at)) == segments - 1;
         __syncwarp();
         if (!__shfl_sync(FULL, last, 0)) return;
         const u64 target = joined(of_models, greedy(row));
@@ -213,7 +209,7 @@ template <typename T> struct Split : Problem<T> {
         float2* of_row = masses + (i64)row * segments * WARPS;
         if (threadIdx.x % 32 == 0) of_row[index * WARPS + threadIdx.x / 32] = mass;
         __syncthreads();
-        if (threadIdx.x == 0) last = is_last(summed(row), segments);
+        if (threadIdx.x == 0) last = count_acquire_release(summed(row)) == segments - 1;
         __syncthreads();
         if (last) draw(row, count, weights, of_row);
     }

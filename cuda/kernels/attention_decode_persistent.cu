@@ -8,10 +8,14 @@
 // Plan: a block of 8 computing warps and one that fetches takes one of `parts` equal shares of the tiles of 128 keys of one key
 //   head and 8 query heads. The fetching warp starts tensor copies of K and V, `rows` keys each, into two stages of shared
 //   memory. A warp takes 16 keys of a tile: S^T = K Q^T and O^T = V^T P^T as in attention_decode_tensor_core.cu, operands by
-//   ldmatrix. The last block to finish a sequence combines its parts.
+//   ldmatrix. The last block to finish a sequence combines its parts, all of which it asks for at once.
 // Numerics: those of attention_decode_tensor_core.cu, but a product's values are in order; lg2.approx in lse.
 // Limits: bound by memory; heads of up to 64 values are padded to 128; groups beyond 8 heads read K and V once for each 8. Bulk
 //   copies of a row each, 256 bytes, reach a quarter of the memory's rate on an H200: a lane starts one in 32 ns.
+// Tried: with blocks that note the time (decode_long on an H200, cold; METHODOLOGY.md has the figures): not better are copies
+//   that are evicted first, 256 bytes fetched for 128 asked for, descriptors asked for ahead, boxes of 32 or 64 keys. Copies
+//   alone: K and V in stages of their own or tiles dealt in turn gain 0 to 1 %, two heads and 64 keys a block, which are 132
+//   blocks for the 128 of one head, 1 %; the sums of all heads of a block would be many more to combine.
 // Target: compute_90a
 // Twin: f16
 #include "attention_cache.cuh"
@@ -35,8 +39,7 @@ struct Sizes {
 
 struct Shared {
     alignas(1024) unsigned char rows[STAGES][2][2][TILE][ROW];  // of K and V, each half of a head, swizzled
-    float sums[WARPS][HEADS][DIM + 4];  // of each warp; then the weights of parts
-    float max[WARPS][HEADS], total[WARPS][HEADS], inverse[HEADS];
+    float sums[WARPS][HEADS][DIM + 4], max[WARPS][HEADS], total[WARPS][HEADS];  // of each warp
     int last;
     alignas(8) u64 full[STAGES], free[STAGES];
     int tiles, first, before;
@@ -49,8 +52,10 @@ __device__ __forceinline__ int tiles_of(int length) { return (length + TILE - 1)
 struct Share {
     int tiles, parts, begin, end, b, before;
 
-    // Whose share a tile is.
-    __device__ __forceinline__ int part_of(int tile) const { return (int)(((i64)(tile + 1) * parts - 1) / tiles); }
+    // Whose share a tile is. The plan sees to it that products of tiles and parts fit.
+    __device__ __forceinline__ int part_of(int tile) const { return (int)(((u32)(tile + 1) * parts - 1) / tiles); }
+    // Where a part's share begins.
+    __device__ __forceinline__ int begin_of(int part) const { return (int)((u32)part * tiles / parts); }
 };
 
 // One warp adds up all tiles and finds the sequence that the block's share begins in.
@@ -60,7 +65,7 @@ __device__ __forceinline__ void find_share(Shared& shared, const int* lengths, c
 #pragma unroll 1
     for (int b = lane; b < n.batch; b += 32) tiles += tiles_of(lengths[b]);
     tiles = __reduce_add_sync(0xffffffffu, tiles);
-    const int parts = min(n.parts, tiles), begin = part < parts ? (int)((i64)part * tiles / parts) : 0;
+    const int parts = min(n.parts, tiles), begin = part < parts ? Share{tiles, parts}.begin_of(part) : 0;
     int before = 0;
     if (lane == 0) shared.tiles = tiles;
     if (tiles == 0) {
@@ -78,6 +83,19 @@ __device__ __forceinline__ void find_share(Shared& shared, const int* lengths, c
         }
         before += __shfl_sync(0xffffffffu, upto, 31);
     }
+}
+
+// All that the first copies need is made by the warp that starts them: it waits for nobody.
+__device__ __forceinline__ void open_share(Shared& shared, const int* lengths, const Sizes& n, int part) {
+    const u32 full = (u32)__cvta_generic_to_shared(shared.full), freed = (u32)__cvta_generic_to_shared(shared.free);
+    if (threadIdx.x % 32 == 0) {
+        for (int stage = 0; stage < STAGES; ++stage)
+            barrier_init(full + 8 * stage, 1), barrier_init(freed + 8 * stage, WARPS * 32);
+        barrier_init_done();
+    }
+    find_share(shared, lengths, n, part);
+    __syncwarp();
+    named_arrive(2, WARPS * 32 + 32);
 }
 
 // Starts the copies of all tiles of a share: of K and of V, each half of a head, `rows` keys at a time.
@@ -194,30 +212,30 @@ struct Part {
 // The warps' parts as that of the block: to `sums` and `stats` of its part or, where it is the only one, as the result.
 __device__ __forceinline__ void merge_warps(const Shared& shared, int dim, int heads, float factor, float* sums,
                                             float2* stats, bool alone, T* o, float* lse) {
-#pragma unroll 1
-    for (int at = threadIdx.x; at < heads * DIM; at += WARPS * 32) {
-        const int h = at / DIM, d = at % DIM;
-        float top = NEG_INFINITY, all = 0.f, mean = 0.f;
+    static_assert(WARPS * 32 * 4 == HEADS * DIM, "a thread has four values of a head");
+    const int h = threadIdx.x * 4 / DIM, d = threadIdx.x * 4 % DIM;
+    if (h >= heads || d >= dim) return;
+    float top = NEG_INFINITY, all = 0.f, mean[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) top = fmaxf(top, shared.max[w][h]);
-        const float base = top == NEG_INFINITY ? 0.f : top;
+    for (int w = 0; w < WARPS; ++w) top = fmaxf(top, shared.max[w][h]);
+    const float base = top == NEG_INFINITY ? 0.f : top;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) {
-            const float weight = exp2_fast((shared.max[w][h] - base) * factor);
-            all = fmaf(weight, shared.total[w][h], all);
-            mean = fmaf(weight, shared.sums[w][h][d], mean);
-        }
-        top *= factor;
-        if (d >= dim) continue;
-        if (alone)
-            o[h * dim + d] = from_float<T>(all > 0.f ? mean / all : 0.f);
-        else
-            __stcg(&sums[h * dim + d], mean);
-        if (d > 0) continue;
-        if (alone)
-            lse[h] = all > 0.f ? LN_2 * (top + log2_fast(all)) : NEG_INFINITY;
-        else
-            __stcg(&stats[h], make_float2(top, all));
+    for (int w = 0; w < WARPS; ++w) {
+        const float weight = exp2_fast((shared.max[w][h] - base) * factor);
+        const float4 x = *(const float4*)&shared.sums[w][h][d];
+        all = fmaf(weight, shared.total[w][h], all);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) mean[e] = fmaf(weight, (&x.x)[e], mean[e]);
+    }
+    top *= factor;
+    if (alone) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) mean[e] = all > 0.f ? mean[e] / all : 0.f;
+        *(uint2*)(o + h * dim + d) = {Pair<T>::pack(mean[0], mean[1]), Pair<T>::pack(mean[2], mean[3])};
+        if (d == 0) lse[h] = all > 0.f ? LN_2 * (top + log2_fast(all)) : NEG_INFINITY;
+    } else {
+        __stcg((float4*)(sums + h * dim + d), make_float4(mean[0], mean[1], mean[2], mean[3]));
+        if (d == 0) __stcg(&stats[h], make_float2(top, all));
     }
 }
 
@@ -249,18 +267,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1) decode_bf16(
     const int heads = min(HEADS, group - which % tiles * HEADS), first = head * group + which % tiles * HEADS;
     const int warp = threadIdx.x / 32;
     const u32 full = (u32)__cvta_generic_to_shared(shared.full), freed = (u32)__cvta_generic_to_shared(shared.free);
-    if (warp == WARPS) {
-        find_share(shared, lengths, n, part);
-    } else if (threadIdx.x == 0) {
-        for (int stage = 0; stage < STAGES; ++stage)
-            barrier_init(full + 8 * stage, 1), barrier_init(freed + 8 * stage, WARPS * 32);
-        barrier_init_done();
-    }
-    __syncthreads();
+    if (warp == WARPS)
+        open_share(shared, lengths, n, part);
+    else
+        named_sync(2, WARPS * 32 + 32);
     Share share = {shared.tiles, min(parts, shared.tiles), 0, 0, shared.first, shared.before};
     if (part < share.parts) {
-        share.begin = (int)((i64)part * share.tiles / share.parts);
-        share.end = (int)((i64)(part + 1) * share.tiles / share.parts);
+        share.begin = share.begin_of(part);
+        share.end = share.begin_of(part + 1);
     }
     const Cache cache = {table, pages, 0, page_shift};
     if (warp == WARPS) {
@@ -275,6 +289,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1) decode_bf16(
         const int length = lengths[b], end = before + tiles_of(length), stop = min(share.end, end);
         if (length == 0) continue;
         const i64 row = (i64)b * heads_q + first;
+        const int from = share.part_of(before), count = share.part_of(end - 1) - from + 1;
         Part mine;
         mine.begin(q + row * dim, heads, dim);
 #pragma unroll 1
@@ -287,14 +302,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32 + 32, 1) decode_bf16(
         }
         mine.put(shared, warp);
         together();
-        const int from = share.part_of(before), count = share.part_of(end - 1) - from + 1;
         const i64 slot = (i64)(part + b) * heads_q + first;
         merge_warps(shared, dim, heads, factor, sums + slot * dim, stats + slot, count == 1, o + row * dim, lse + row);
         // Part `from` of this sequence has number from + b: so many rows further than where row b begins.
         const i64 begins = (i64)from * heads_q;
         if (count > 1 && is_last(shared.last, &counters[(i64)b * groups + which], count, together))
-            merge_splits<DIM, WARPS * 32, AT_ONCE>(&shared.sums[0][0][0], shared.inverse, count, heads_q, dim, heads, row,
-                                       sums + begins * dim, stats + begins, o, lse, together);
+            merge_splits<DIM, WARPS * 32, AT_ONCE>(count, heads_q, dim, heads, row, sums + begins * dim, stats + begins, o, lse);
         together();
         before = end;
     }

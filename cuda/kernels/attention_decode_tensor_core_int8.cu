@@ -343,5 +343,5 @@ extern "C" __global__ void __launch_bounds__(128, 3) decode_bf16(
     const i64 rows = (i64)batch * heads_q;
     merge_warps(shared, dim, heads, split * rows + first_head, factor, sums, stats);
     if (is_last(shared.last, &counters[(b * heads_kv + head) * tiles + tile], splits))
-        merge_splits<DIM>(&shared.sums[0][0][0], shared.total[0], splits, rows, dim, heads, first_head, sums, stats, o, lse);
+        merge_splits<DIM>(splits, rows, dim, heads, first_head, sums, stats, o, lse);
 }

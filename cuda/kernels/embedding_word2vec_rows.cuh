@@ -191,7 +191,7 @@ __device__ __forceinline__ void do_piece(const Rows& p, Piece& shared, u32 at) {
         finish(shared, sum, n == 1 ? table : nullptr, n == 1 ? updated : partial, p.lr, column, p.dim);
     }
     if (n == 1) return;
-    if (threadIdx.x == 0) shared.ticket = take_ticket(p.sizes + 3 + first);
+    if (threadIdx.x == 0) shared.ticket = count_acquire_release(p.sizes + 3 + first);
     __syncthreads();
     if (shared.ticket != n - 1) return;
 #pragma unroll 1

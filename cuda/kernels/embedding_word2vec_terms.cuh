@@ -7,12 +7,6 @@
 static constexpr int WARPS = 8, THREADS = WARPS * 32, FEW = 16, PIECE = 256, COPIED = 4;
 static constexpr u32 ALL = 0xffffffffu;
 
-// Counts up; who sees the last number also sees what the others stored before.
-__device__ __forceinline__ u32 take_ticket(u32* p) {
-    u32 before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
-    return before;
-}
 __device__ __forceinline__ float4 load_4(const float* at) { return __ldg(reinterpret_cast<const float4*>(at)); }
 // Of what an earlier launch writes while this one has begun: not through the read-only path.
 __device__ __forceinline__ float4 load_written_4(const float* at) { return *reinterpret_cast<const float4*>(at); }

@@ -126,13 +126,13 @@ pub(crate) fn softmax(
 }
 
 fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
-    /// Threads of a block, and words that each holds in registers, as in the kernel.
+    /// Threads of a multiprocessor, and words that each holds in registers, as in the kernel.
     const THREADS: usize = 1024;
     const HELD: usize = 2;
-    /// Words in shared memory: 224 KiB, beside which a block's sums find room.
+    /// Words in shared memory: 224 KiB, beside which the sums of one or two blocks find room.
     const MOST_KEPT: usize = (224 << 10) / WORD;
-    /// Blocks: a multiprocessor each of an H100; where there are fewer, some take their turn.
-    const MOST_BLOCKS: usize = 132;
+    /// Multiprocessors of an H100; where there are fewer, some blocks take their turn.
+    const MULTIPROCESSORS: usize = 132;
     let mut start = Start::new(case, inputs)?;
     let words = start.words()?;
     if words > MOST_KEPT + HELD * THREADS {
@@ -140,9 +140,11 @@ fn resident(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupported> {
     }
     let kept = words.min(MOST_KEPT);
     let args = [&[start.logits, start.result, kept.into()][..], &start.job].concat();
-    let grid = [start.p.rows.min(MOST_BLOCKS), 1, 1];
+    let together = if 2 * words <= MOST_KEPT { 2 } else { 1 };
+    let grid = [start.p.rows.min(MULTIPROCESSORS * together), 1, 1];
     let symbol = format!("resident_{}", start.p.dtype.name());
-    start.plan.launch("loss_resident", symbol, grid, [THREADS, 1, 1], kept * WORD, &args);
+    let block = [THREADS / together, 1, 1];
+    start.plan.launch("loss_resident", symbol, grid, block, kept * WORD, &args);
     Ok(start.plan)
 }
 

@@ -79,13 +79,7 @@ pub(super) fn real(name: &str, tensor: &Tensor, expected: &Real) -> OutputAgreem
     }
 }
 
-<<<<<<< ours
-/// Holds discrete values against the right ones and, in a tie, the other right ones.
 pub(super) fn discrete(name: &str, tensor: &Tensor, expected: &Discrete) -> OutputAgreement {
-    let got = tensor.to_i64();
-=======
-fn compare_discrete(name: &str, tensor: &Tensor, expected: &Discrete) -> OutputAgreement {
->>>>>>> theirs
     let (mut failed, mut ties, mut worst) = (0, 0, None);
     for (k, &value) in expected.value.iter().enumerate() {
         let got = tensor.integer_at(k);

@@ -248,6 +248,9 @@ pub(super) fn persistent(case: &Case, inputs: &Tensors) -> Result<Plan, Unsuppor
     let groups = p.heads_kv * problem.group().div_ceil(HEADS);
     let tiles = blocks(p.batch * p.seq_k.div_ceil(KEYS), 1)?;
     let parts = (PERSISTENT_BLOCKS / groups).clamp(1, tiles.max(1));
+    if tiles * parts > u32::MAX as usize {
+        return Err(Unsupported("its tiles are numbered with 32 bits".into()));
+    }
 
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &p, inputs);
