@@ -69,7 +69,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
 /// The operation that a case names.
 ///
 /// # Errors
-/// [`CaseError::UnknownOperation`], which lists the names there are.
+/// [`CaseError::UnknownOperation`], which says what may be meant, or lists the names there are.
 pub fn operation(case: &Case) -> Result<&'static Operation, CaseError> {
     operations().find(|operation| operation.name == case.op()).ok_or_else(|| {
         let names: Vec<&str> = operations().map(|o| o.name).collect();

@@ -60,7 +60,7 @@ fn one() -> usize {
     1
 }
 
-/// Default of parameters that switch a part of an operation off.
+/// Default of parameters that switch a part of an operation: it is there.
 fn yes() -> bool {
     true
 }
