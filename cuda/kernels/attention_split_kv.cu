@@ -59,8 +59,8 @@ struct Outputs {
     float4* parts;
 };
 
-// Unit `index`: its first query and head, and the tiles of keys that any of its queries sees: see find_keys, which knows the
-// number of its queries when it is compiled.
+// Unit `index`: its first query and head, and the tiles of keys that any of its queries sees, as find_keys finds those of a unit
+// whose number of queries is known when it is compiled.
 __device__ __forceinline__ Work packed_unit(int index, const Sizes& n, const Cut& cut) {
     const int tiles = (n.seq_q + cut.queries() - 1) / cut.queries(), heads = n.heads_q >> cut.pack;
     Work work;
@@ -81,39 +81,31 @@ __device__ __forceinline__ int tiles_of_split(const Work& unit, const Cut& cut) 
 
 // The copying thread: queries, then tiles from the last one to the first, as the consumers want them.
 template <typename S>
-__device__ __forceinline__ void produce(u32 shared, const TensorMap* q, const TensorMap* k, const TensorMap* v,
-                                        const Work& work, const Sizes& n) {
+__device__ __forceinline__ void copy_unit(u32 shared, const Copies<S>& copies, const Work& work, const Sizes& n) {
     const int h_kv = work.h / (n.heads_q / n.heads_kv);
     barrier_expect(shared + S::Q_FULL, S::Q_TILE);
-#pragma unroll
-    for (int d = 0; d < S::DIM; d += 64)
-        copy_box(shared + S::Q + d / 64 * (S::QUERIES * ROW), q, shared + S::Q_FULL, d, work.h, work.i0, work.b);
-    const auto fetch = [&](const TensorMap* map, u32 tiles, u32 full, u32 free, u32 tile, int j) {
-        const u32 stage = tile % S::STAGES;
-        barrier_sleep(shared + free + 8 * stage, (tile / S::STAGES & 1) ^ 1);
-        barrier_expect(shared + full + 8 * stage, S::TILE);
-#pragma unroll
-        for (int d = 0; d < S::DIM; d += 64)
-            copy_box(shared + tiles + stage * S::TILE + d / 64 * (S::KEYS * ROW), map, shared + full + 8 * stage, d, h_kv,
-                     j * S::KEYS, work.b);
-    };
+    copies.queries(shared + S::Q, shared + S::Q_FULL, work);
     int j = work.first + work.count - 1;
     for (u32 tile = 0; j >= work.first; ++tile, --j) {
-        fetch(k, S::K, S::K_FULL, S::K_FREE, tile, j);
-        fetch(v, S::V, S::V_FULL, S::V_FREE, tile, j);
+        fetch<S, true>(shared, copies, work.b, h_kv, tile, j);
+        fetch<S, false>(shared, copies, work.b, h_kv, tile, j);
     }
 }
 
-// Writes a row's log-sum-exp, by the one lane of a quad that does, and gives what its o is to be multiplied by; NaN for a
-// query that sees no key, whose o is zero whatever was summed.
-__device__ __forceinline__ float finish_sum(float max, float total, float* lse, const Row& row, const Work& work,
+// What a row's sums are multiplied by. Those of a query that sees no key may be no number, but its o is zero.
+struct Inverse {
+    float by;
+    bool blind;
+
+    __device__ __forceinline__ u32 of(float low, float high) const { return blind ? 0 : Pair<T>::pack(low * by, high * by); }
+};
+
+// Writes a row's log-sum-exp, by the one lane of a quad that does, and gives what its o is to be multiplied by.
+__device__ __forceinline__ Inverse finish_sum(float max, float total, float* lse, const Row& row, const Work& work,
                                             const Sizes& n, bool writes, float factor) {
     const bool blind = row.i >= work.queries || total == 0.f;
     if (writes) lse[row.sum_at(work, n)] = blind ? NEG_INFINITY : max * factor * LN_2 + logf(total);
-    return blind ? __int_as_float(0x7fffffff) : 1.f / total;
-}
-__device__ __forceinline__ u32 finish_pair(float low, float high, float by) {
-    return by == by ? Pair<T>::pack(low * by, high * by) : 0;
+    return {1.f / total, blind};
 }
 
 // Outputs of a warp's 16 rows from `warp_row` on, 16 bytes a lane.
@@ -125,13 +117,13 @@ __device__ __forceinline__ void finish(const float (&o)[S::DIM / 2], const Softm
         const Row row(work, cut, warp_row + half * 8 + lane / 4);
         const bool there = row.i < n.seq_q;
         const float total = quad_sum(sums.total[half]);
-        const float by = finish_sum(sums.max[half], total, out.lse, row, work, n, there && lane % 4 == 0, factor);
+        const Inverse inverse = finish_sum(sums.max[half], total, out.lse, row, work, n, there && lane % 4 == 0, factor);
         T* to = out.o + row.query_at(work, n) * n.dim + lane % 4 * 8;
 #pragma unroll
         for (int c = 0; c < S::DIM / 8; c += 4) {
             u32 x[4];
 #pragma unroll
-            for (int g = 0; g < 4; ++g) x[g] = finish_pair(o[(c + g) * 4 + half * 2], o[(c + g) * 4 + half * 2 + 1], by);
+            for (int g = 0; g < 4; ++g) x[g] = inverse.of(o[(c + g) * 4 + half * 2], o[(c + g) * 4 + half * 2 + 1]);
             transpose_quad(x, lane);
             if (there && c * 8 + lane % 4 * 8 < n.dim) *(uint4*)(to + c * 8) = {x[0], x[1], x[2], x[3]};
         }
@@ -236,8 +228,8 @@ __device__ __forceinline__ void consume(u32 shared, const Outputs& out, const Wo
 }
 
 template <typename S>
-__device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, const TensorMap* v, const Outputs& out,
-                                       const Sizes& n, const Cut& cut, float scale, float squeeze) {
+__device__ __forceinline__ void attend(const Copies<S>& copies, const Outputs& out, const Sizes& n, const Cut& cut, float scale,
+                                       float squeeze) {
     let_next_begin();
     Work work = packed_unit(blockIdx.x / cut.splits, n, cut);
     const int share = tiles_of_split(work, cut), end = work.first + work.count;
@@ -249,7 +241,7 @@ __device__ __forceinline__ void attend(const TensorMap* q, const TensorMap* k, c
     const u32 shared = begin_shared<S, S::STAGES>();
     if (threadIdx.x < 128) {
         registers_down<40>();
-        if (threadIdx.x == 0) produce<S>(shared, q, k, v, work, n);
+        if (threadIdx.x == 0) copy_unit<S>(shared, copies, work, n);
     } else {
         registers_up<232>();
         consume<S>(shared, out, work, n, cut, scale, squeeze, threadIdx.x / 128 - 1);
@@ -305,7 +297,7 @@ __device__ __forceinline__ Part sum_of(const float4* from, i64 stride, int count
         const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, \
         float4* __restrict__ parts, T* __restrict__ o, float* __restrict__ lse, SIZES) {                               \
         const Sizes n = {lengths_q, lengths_k, batch, seq_q, seq_k, heads_q, heads_kv, dim, causal, window, 0};       \
-        attend<Shape<DIM, STAGES>>(&q, &k, &v, {o, lse, parts}, n, {pack, splits}, scale, squeeze);                    \
+        attend<Shape<DIM, STAGES>>({&q, &k, &v}, {o, lse, parts}, n, {pack, splits}, scale, squeeze);                  \
     }
 KERNEL(d64, 64, 4)
 KERNEL(d128, 128, 3)
@@ -334,8 +326,8 @@ extern "C" __global__ void __launch_bounds__(PART_THREADS* ADDERS)
         const bool there = row.i < n.seq_q;
         const float total = quad_sum(part.row.total[half]);
         const bool writes = there && chunk == 0 && lane % 4 == 0;
-        const float by = finish_sum(part.row.max[half], total, lse, row, work, n, writes, factor);
-        const u32 two = finish_pair(part.o[half * 2], part.o[half * 2 + 1], by);
+        const Inverse inverse = finish_sum(part.row.max[half], total, lse, row, work, n, writes, factor);
+        const u32 two = inverse.of(part.o[half * 2], part.o[half * 2 + 1]);
         if (there) *(u32*)(o + row.query_at(work, n) * n.dim + chunk * 8 + lane % 4 * 2) = two;
     }
 }

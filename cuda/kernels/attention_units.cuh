@@ -57,10 +57,20 @@ template <typename S> __device__ __forceinline__ Work take_unit(u32 shared, u32 
     return work;
 }
 
+// Fetches tile `j` of K, or of V, into its stage once the tile before it there was read. `copies` begins the copy of a kernel's
+// tile of queries, keys or values to a place, counted by an mbarrier.
+template <typename S, bool KEYS, typename Copies>
+__device__ __forceinline__ void fetch(u32 shared, const Copies& copies, int b, int h_kv, u32 tile, int j) {
+    const u32 stage = tile % S::STAGES, full = shared + (KEYS ? S::K_FULL : S::V_FULL) + 8 * stage;
+    barrier_sleep(shared + (KEYS ? S::K_FREE : S::V_FREE) + 8 * stage, (tile / S::STAGES & 1) ^ 1);
+    barrier_expect(full, S::TILE);
+    if (KEYS) copies.keys(shared + S::K + stage * S::TILE, full, b, h_kv, j);
+    else copies.values(shared + S::V + stage * S::TILE, full, b, h_kv, j);
+}
+
 // The copying thread, the last of its warp: draws units, and fetches tiles from the last one of keys to the first, as the
 // consumers want them. Where there is room, it tells of the next unit and fetches its queries before this one's last tile of V:
-// a block that drew earlier, when it did not know how long it would take, would be left with a long unit at the end. `copies`
-// begins the copy of a kernel's tile of queries, keys or values to a place, counted by an mbarrier.
+// a block that drew earlier, when it did not know how long it would take, would be left with a long unit at the end.
 template <typename S, typename Copies>
 __device__ __forceinline__ void produce(u32 shared, const Copies& copies, const Sizes& n, int units, u32* drawn) {
     constexpr bool AHEAD = S::SLOTS > 1;
@@ -85,18 +95,8 @@ __device__ __forceinline__ void produce(u32 shared, const Copies& copies, const 
     Work work = announce(index, 0);
     for (u32 round = 1; work.count >= 0; ++round) {
         const int h_kv = work.h / (n.heads_q / n.heads_kv);
-        const auto fetch_keys = [&](u32 tile, int j) {
-            const u32 stage = tile % S::STAGES, full = shared + S::K_FULL + 8 * stage;
-            barrier_sleep(shared + S::K_FREE + 8 * stage, (tile / S::STAGES & 1) ^ 1);
-            barrier_expect(full, S::TILE);
-            copies.keys(shared + S::K + stage * S::TILE, full, work.b, h_kv, j);
-        };
-        const auto fetch_values = [&](u32 tile, int j) {
-            const u32 stage = tile % S::STAGES, full = shared + S::V_FULL + 8 * stage;
-            barrier_sleep(shared + S::V_FREE + 8 * stage, (tile / S::STAGES & 1) ^ 1);
-            barrier_expect(full, S::TILE);
-            copies.values(shared + S::V + stage * S::TILE, full, work.b, h_kv, j);
-        };
+        const auto fetch_keys = [&](u32 tile, int j) { fetch<S, true>(shared, copies, work.b, h_kv, tile, j); };
+        const auto fetch_values = [&](u32 tile, int j) { fetch<S, false>(shared, copies, work.b, h_kv, tile, j); };
         const auto draw = [&] {
             index = drawn ? gridDim.x + atomicAdd(drawn, 1u) : index + gridDim.x;
             return announce(index, round);

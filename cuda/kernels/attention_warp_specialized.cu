@@ -53,26 +53,6 @@ template <int DIM_, int KEYS_, int GROUPS_, int SPLIT_, int STAGES_, int SLOTS_>
     static constexpr u32 UNIT = V_FREE + 8 * STAGES, UNUSED = UNIT + 32 * SLOTS;
 };
 
-// How the copying thread fetches tiles: boxes of 64 values side by side.
-template <typename S> struct Copies {
-    const TensorMap *q, *k, *v;
-
-    template <int ROWS>
-    __device__ __forceinline__ void copy(u32 to, const TensorMap* map, u32 full, int h, int row, int b) const {
-#pragma unroll
-        for (int d = 0; d < S::DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
-    }
-    __device__ __forceinline__ void queries(u32 to, u32 full, const Work& work) const {
-        copy<S::QUERIES>(to, q, full, work.h, work.i0, work.b);
-    }
-    __device__ __forceinline__ void keys(u32 to, u32 full, int b, int h, int j) const {
-        copy<S::KEYS>(to, k, full, h, j * S::KEYS, b);
-    }
-    __device__ __forceinline__ void values(u32 to, u32 full, int b, int h, int j) const {
-        copy<S::KEYS>(to, v, full, h, j * S::KEYS, b);
-    }
-};
-
 // A computing warpgroup. One function: with what it keeps as a struct's fields and its parts as members, ptxas orders a tile's
 // instructions otherwise, and chained units take 2 to 3 % longer; with the walk over tiles as a function of its own 1.3 %.
 template <typename S>

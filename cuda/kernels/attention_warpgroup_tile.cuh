@@ -1,5 +1,5 @@
-// What a computing warpgroup does with a tile of keys: its products, its mask, its softmax. It has 64 queries, a warp 16, and a
-// thread columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 + 8 of its warp's.
+// How tiles of 16 bits are fetched, and what a computing warpgroup does with one of keys: its products, its mask, its softmax. It
+// has 64 queries, a warp 16, and a thread columns lane % 4 * 2 (+1) of every 8, of rows lane / 4 and lane / 4 + 8 of its warp's.
 //
 // A kernel's Shape gives what attention_units.cuh asks for, READERS (warpgroups that read a tile), CHAINED (whether a unit's
 // first scores run beside the outputs of the one before) and CAPS (whether it takes a soft cap).
@@ -7,6 +7,26 @@
 #include "attention_units.cuh"
 
 namespace {
+
+// How the copying thread fetches tiles: boxes of 64 values side by side.
+template <typename S> struct Copies {
+    const TensorMap *q, *k, *v;
+
+    template <int ROWS>
+    __device__ __forceinline__ void copy(u32 to, const TensorMap* map, u32 full, int h, int row, int b) const {
+#pragma unroll
+        for (int d = 0; d < S::DIM; d += 64) copy_box(to + d / 64 * (ROWS * ROW), map, full, d, h, row, b);
+    }
+    __device__ __forceinline__ void queries(u32 to, u32 full, const Work& work) const {
+        copy<S::QUERIES>(to, q, full, work.h, work.i0, work.b);
+    }
+    __device__ __forceinline__ void keys(u32 to, u32 full, int b, int h, int j) const {
+        copy<S::KEYS>(to, k, full, h, j * S::KEYS, b);
+    }
+    __device__ __forceinline__ void values(u32 to, u32 full, int b, int h, int j) const {
+        copy<S::KEYS>(to, v, full, h, j * S::KEYS, b);
+    }
+};
 
 // A word that all lanes have, from one: or descriptors would be kept in the registers of all. Where units are chained, ptxas
 // knows that it is the same for all without.

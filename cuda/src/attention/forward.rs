@@ -292,8 +292,7 @@ impl Cut {
 
     fn new(problem: &Problem) -> Result<Self, Unsupported> {
         let Problem { batch, seq_q, seq_k, heads_q, softcap, .. } = *problem;
-        let dim =
-            if softcap > 0.0 { tile_dim(problem, 8)?.max(128) } else { tile_dim(problem, 8)? };
+        let dim = tile_dim(problem, 8)?.max(if softcap > 0.0 { 128 } else { 64 });
         let whole = |pack: u32| problem.group().is_multiple_of(1 << pack);
         let mut pack = 0;
         while whole(pack + 1) && seq_q << pack < Self::TILE && 2 << pack <= Self::TILE {
@@ -330,11 +329,11 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
         return Err(Unsupported("tensor cores take f16 and bf16, not f32".into()));
     }
     let cut = Cut::new(&problem)?;
-    blocks(cut.units * cut.splits.max(GROUPS), 1)?;
+    let items = blocks(cut.units * cut.splits, 1)?;
     let combines = cut.splits > 1;
     let mut plan = Plan::new();
     let at = Buffers::new(&mut plan, &problem, inputs);
-    let parts_of = [cut.units * cut.splits, GROUPS, cut.dim / 8 + 1, 128, 4];
+    let parts_of = [items, GROUPS, cut.dim / 8 + 1, 128, 4];
     let parts = combines.then(|| plan.scratch("parts", DType::F32, &parts_of));
     let (queries, keys) = ([batch, seq_q, heads_q, head_dim], [batch, seq_k, heads_kv, head_dim]);
     let packed = vec![64, 1 << cut.pack, (Cut::TILE >> cut.pack) as u32, 1];
@@ -356,12 +355,12 @@ pub(super) fn split_kv(case: &Case, inputs: &Tensors) -> Result<Plan, Unsupporte
     let outputs = [parts.into(), at.o.into(), at.lse.into()];
     let args = [&maps.map(Arg::from)[..], &outputs, &common].concat();
     let symbol = format!("forward_d{}_{type_name}", cut.dim);
-    let grid = [cut.units * cut.splits, 1, 1];
-    plan.launch(module, symbol, grid, [128 * (GROUPS + 1), 1, 1], cut.shared_bytes(), &args);
+    let block = [128 * (GROUPS + 1), 1, 1];
+    plan.launch(module, symbol, [items, 1, 1], block, cut.shared_bytes(), &args);
 
     if combines {
         let args = [&outputs[..], &[Arg::I32(cut.dim as i32)], &common].concat();
-        let grid = [cut.units * GROUPS, head_dim / 8, 1];
+        let grid = [blocks(cut.units * GROUPS, 1)?, head_dim / 8, 1];
         let adders = cut.splits.div_ceil(UNDER_WAY).min(ADDERS);
         plan.launch(module, format!("combine_{type_name}"), grid, [128, adders, 1], 0, &args);
         plan.overlap_last();
