@@ -11,7 +11,7 @@ use std::sync::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use proptest::{
-    strategy::BoxedStrategy,
+    strategy::{BoxedStrategy, Strategy, ValueTree},
     test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner},
 };
 use touchstone_bench::{
@@ -23,10 +23,12 @@ use touchstone_bench::{
 use touchstone_cuda::{
     Executor, Gpu, Plan, Prepared, Simulator, Variant, simulator::TooLong, variants,
 };
-use touchstone_reference::{Case, Tensors};
+use touchstone_reference::{Case, Tensors, operation};
 
 #[path = "laws/emission.rs"]
 mod emission;
+#[path = "laws/nan.rs"]
+mod nan;
 mod planted;
 
 mod cases {
@@ -66,6 +68,18 @@ const SIMULATED_LAW_ROWS: usize = 10_000;
 
 /// The same for trees, blocks and logits, of which a row takes a block of threads: gross faults are still rejected.
 const SIMULATED_FEWER_ROWS: usize = 2000;
+
+/// Cases that a variant is asked with a NaN in each of their inputs in turn.
+const NAN_CASES: usize = 3;
+
+/// Random cases that follow the edge cases, of which some variants take none that is short.
+const NAN_RANDOM: usize = 60;
+
+/// Warp instructions of one run beyond which a case is not asked.
+const NAN_INSTRUCTIONS: u64 = 2_000_000;
+
+/// Device memory of a plan beyond which a variant is not asked: the reference answers three times for each input.
+const NAN_BYTES: usize = 4 << 20;
 
 static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
 
@@ -161,10 +175,14 @@ fn holds(
     }
 }
 
+/// The strategy of an operation. Strategies cannot be sent between threads, so each trial makes its own.
+fn strategy(op: &str) -> Result<BoxedStrategy<Case>, Failed> {
+    let strategy = strategies().into_iter().find(|(of, _)| *of == op);
+    Ok(strategy.ok_or("the operation has no strategy")?.1)
+}
+
 fn random_cases(variant: &Variant) -> Result<(), Failed> {
-    // Strategies cannot be sent between threads, so each trial makes its own.
-    let strategy = strategies().into_iter().find(|(op, _)| *op == variant.op);
-    let (_, strategy) = strategy.ok_or("the operation has no strategy")?;
+    let strategy = strategy(variant.op)?;
     let number = std::env::var("TOUCHSTONE_CASES").ok().and_then(|n| n.parse().ok());
     let config = Config {
         cases: number.unwrap_or(if GPU.get().is_some() { CASES } else { SIMULATED_CASES }),
@@ -221,6 +239,59 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
         }
     }
     if taken > 0 { Ok(()) } else { Err("it takes none of the questions".into()) }
+}
+
+/// Whether a variant gives NaN wherever a NaN among the inputs must come through.
+fn hides_no_nan(variant: &Variant, known: &[Case]) -> Result<(), Failed> {
+    let all = std::env::var("TOUCHSTONE_CASES").is_ok_and(|cases| cases == "all");
+    let most = if all { usize::MAX } else { NAN_CASES };
+    let (mut cases, mut asked) = (0, 0);
+    let mut runner = TestRunner::deterministic();
+    let strategy = strategy(variant.op)?;
+    let mut random = Vec::new();
+    for _ in 0..NAN_RANDOM {
+        random.push(strategy.new_tree(&mut runner)?.current());
+    }
+    for case in known.iter().chain(&random) {
+        // Another place in every case.
+        let share = (0.618 * cases as f64 + 0.5).fract();
+        let before = asked;
+        asked += nans_through(variant, case, share)?;
+        cases += usize::from(asked > before);
+        if cases == most {
+            break;
+        }
+    }
+    println!("{asked} NaNs came through in {cases} cases");
+    // Where all outputs are integers there is nothing to ask.
+    let real = known.first().map(nan::has_real_outputs).transpose()?.unwrap_or(false);
+    if asked > 0 || !real { Ok(()) } else { Err("no case is short enough to ask it".into()) }
+}
+
+/// How many inputs of a case let a NaN through; none where the variant does not take the case, or it is too long.
+fn nans_through(variant: &Variant, case: &Case, share: f64) -> Result<usize, Failed> {
+    let drawn = operation(case)?.inputs(case)?;
+    if !(variant.plan)(case, &drawn).is_ok_and(|plan| plan.bytes() <= NAN_BYTES) {
+        return Ok(0);
+    }
+    let mut asked = 0;
+    for question in nan::questions(case, &drawn, share)? {
+        let Ok(plan) = (variant.plan)(case, &question.inputs) else { continue };
+        let outputs = match GPU.get() {
+            Some(gpu) => run_once(&*gpu.lock().unwrap_or_else(PoisonError::into_inner), &plan),
+            None => {
+                let simulator = Simulator::new().with_threads(1).with_limit(NAN_INSTRUCTIONS);
+                run_once(&simulator, &plan)
+            }
+        };
+        match outputs {
+            Ok(outputs) => question.answer(variant, case, &outputs)?,
+            Err(error) if error.downcast_ref::<TooLong>().is_some() => break,
+            Err(error) => return Err(format!("{error:#}").into()),
+        }
+        asked += 1;
+    }
+    Ok(asked)
 }
 
 /// What a plan puts out.
@@ -287,6 +358,9 @@ fn main() {
             let name = |property: &str| format!("{op}::{}::{property}", variant.name);
             let random = move || random_cases(variant);
             trials.push(Trial::test(name("agrees_with_the_reference"), random));
+            let edges = known.clone();
+            let hides = move || hides_no_nan(variant, &edges);
+            trials.push(Trial::test(name("hides_no_nan"), hides));
             let edges = move || all_agree(variant, &known);
             trials.push(Trial::test(name("agrees_on_edges_and_past_failures"), edges));
         }

@@ -230,9 +230,9 @@ __device__ __forceinline__ void merge_warps(const Shared& shared, int dim, int h
     top *= factor;
     if (alone) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) mean[e] = all > 0.f ? mean[e] / all : 0.f;
+        for (int e = 0; e < 4; ++e) mean[e] = all == 0.f ? 0.f : mean[e] / all;
         *(uint2*)(o + h * dim + d) = {Pair<T>::pack(mean[0], mean[1]), Pair<T>::pack(mean[2], mean[3])};
-        if (d == 0) lse[h] = all > 0.f ? LN_2 * (top + log2_fast(all)) : NEG_INFINITY;
+        if (d == 0) lse[h] = all == 0.f ? NEG_INFINITY : LN_2 * (top + log2_fast(all));
     } else {
         __stcg((float4*)(sums + h * dim + d), make_float4(mean[0], mean[1], mean[2], mean[3]));
         if (d == 0) __stcg(&stats[h], make_float2(top, all));

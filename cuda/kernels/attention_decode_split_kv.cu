@@ -234,9 +234,9 @@ extern "C" __global__ void __launch_bounds__(128)
         float sum = 0.f;
         for (i64 s = 0; s < splits; ++s)
             sum = fmaf(exp2_fast(stats[(s * rows + row) * 2] - base), sums[(s * rows + row) * dim + d], sum);
-        store_one(o, kind, row * dim + d, all > 0.f ? sum / all : 0.f);
+        store_one(o, kind, row * dim + d, all == 0.f ? 0.f : sum / all);
     }
-    if (threadIdx.x == 0) lse[row] = all > 0.f ? top * LN_2 + logf(all) : NEG_INFINITY;
+    if (threadIdx.x == 0) lse[row] = all == 0.f ? NEG_INFINITY : top * LN_2 + logf(all);
 }
 
 #define PARTIAL(DIM)                                                                                                  \

@@ -69,9 +69,9 @@ __device__ __forceinline__ void merge_splits(int splits, i64 rows, int dim, int 
                 for (int e = 0; e < 4; ++e) mean[e] = fmaf(weight, (&x[s].x)[e], mean[e]);
             }
         }
-        const float share = all > 0.f ? 1.f / all : 0.f;
+        const float share = all == 0.f ? 0.f : 1.f / all;
         *(uint2*)(o + to) = {Pair<T>::pack(mean[0] * share, mean[1] * share),
                              Pair<T>::pack(mean[2] * share, mean[3] * share)};
-        if (d == 0) lse[head] = all > 0.f ? LN_2 * (top + log2_fast(all)) : NEG_INFINITY;
+        if (d == 0) lse[head] = all == 0.f ? NEG_INFINITY : LN_2 * (top + log2_fast(all));
     }
 }

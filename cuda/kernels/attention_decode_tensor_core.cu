@@ -181,8 +181,8 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
         top *= factor;
         const i64 row = first_head + h, out = (i64)split * n.batch * n.heads_q + row;
         if (alone) {
-            o[row * n.dim + d] = from_float<T>(all > 0.f ? mean / all : 0.f);
-            if (d == 0) lse[row] = all > 0.f ? top * LN_2 + logf(all) : NEG_INFINITY;
+            o[row * n.dim + d] = from_float<T>(all == 0.f ? 0.f : mean / all);
+            if (d == 0) lse[row] = all == 0.f ? NEG_INFINITY : top * LN_2 + logf(all);
             continue;
         }
         __stcg(&sums[out * n.dim + d], mean);
@@ -229,10 +229,10 @@ __device__ void decode(const T* q, const T* k, const T* v, const Cache& cache, c
                         fmaf(weight, x[s].z, mean.z * old), fmaf(weight, x[s].w, mean.w * old)};
             }
         }
-        const float inverse = all > 0.f ? 1.f / all : 0.f;
+        const float inverse = all == 0.f ? 0.f : 1.f / all;
         *(uint2*)(o + row * n.dim + d) = {Pair<T>::pack(mean.x * inverse, mean.y * inverse),
                                           Pair<T>::pack(mean.z * inverse, mean.w * inverse)};
-        if (d == 0) lse[row] = all > 0.f ? top * LN_2 + logf(all) : NEG_INFINITY;
+        if (d == 0) lse[row] = all == 0.f ? NEG_INFINITY : top * LN_2 + logf(all);
     }
 }
 

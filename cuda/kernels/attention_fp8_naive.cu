@@ -82,15 +82,16 @@ extern "C" __global__ void __launch_bounds__(128) softmax(float* __restrict__ s,
     float max = NEG_INFINITY;
     for (i64 j = threadIdx.x; j < seq_k; j += blockDim.x) max = fmaxf(max, scores[j]);
     max = block_reduce(max, shared, [](float a, float b) { return fmaxf(a, b); });
-    const bool blind = max == NEG_INFINITY;
+    // Nothing is seen where the sum is zero; a maximum passes over scores that are NaN, a sum does not.
+    const float base = max == NEG_INFINITY ? 0.f : max;
     float sum = 0.f;
     for (i64 j = threadIdx.x; j < seq_k; j += blockDim.x) {
-        const float p = blind ? 0.f : 256.f * expf(scores[j] - max);
+        const float p = 256.f * expf(scores[j] - base);
         scores[j] = to_e4m3(p);
         sum += p;
     }
     sum = block_reduce(sum, shared, [](float a, float b) { return a + b; });
-    if (threadIdx.x == 0) total[row] = sum, lse[row] = blind ? NEG_INFINITY : max + logf(sum / 256.f);
+    if (threadIdx.x == 0) total[row] = sum, lse[row] = sum == 0.f ? NEG_INFINITY : max + logf(sum / 256.f);
 }
 
 #define PRODUCT(suffix, T)                                                                                               \

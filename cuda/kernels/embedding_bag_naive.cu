@@ -20,7 +20,7 @@ __device__ void bag(const T* __restrict__ table, const float* __restrict__ scale
         float x = to_float(table[row * dim + i % dim]);
         if (scales) x *= scales[row];
         if (weights) x *= weights[s];
-        pooled = mode == 2 ? fmaxf(pooled, x) : pooled + x;
+        pooled = mode == 2 ? max_or_nan(pooled, x) : pooled + x;
     }
     if (mode == 1 && start < end) pooled /= (float)(end - start);
     output[i] = from_float<typename Output<T>::type>(pooled);

@@ -14,7 +14,7 @@ static constexpr u32 ALL = 0xffffffffu;
 
 template <bool MAX, int N> __device__ __forceinline__ void add(float (&pooled)[N], const float (&x)[N], float factor) {
 #pragma unroll
-    for (int e = 0; e < N; ++e) pooled[e] = MAX ? fmaxf(pooled[e], x[e] * factor) : fmaf(x[e], factor, pooled[e]);
+    for (int e = 0; e < N; ++e) pooled[e] = MAX ? max_or_nan(pooled[e], x[e] * factor) : fmaf(x[e], factor, pooled[e]);
 }
 
 // Pools up to 32 samples whose rows and factors lie in the lanes of the warp: this thread's word of every sample of
@@ -69,7 +69,7 @@ __device__ __forceinline__ void bag(const T* __restrict__ table, const float* __
 #pragma unroll
             for (int e = 0; e < PER_WORD<T>; ++e) {
                 const float other = __shfl_xor_sync(ALL, pooled[e], offset);
-                pooled[e] = MAX ? fmaxf(pooled[e], other) : pooled[e] + other;
+                pooled[e] = MAX ? max_or_nan(pooled[e], other) : pooled[e] + other;
             }
         if (mean && start < end)
 #pragma unroll

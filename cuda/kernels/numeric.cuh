@@ -45,3 +45,10 @@ template <typename N> __device__ __forceinline__ N warp_sum_so_far(N x) {
     }
     return x;
 }
+
+// The larger of two numbers, and NaN if one of them is: fmaxf gives the other.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+    return larger;
+}

@@ -1,5 +1,6 @@
 // Idea: causal attention forward with one fault planted in each kernel, and a sound control. The harness must
-//   let the control pass and catch every other: a suite whose checks cannot fail proves nothing.
+//   let the control pass and catch every other: a suite whose checks cannot fail proves nothing. A kernel that hides
+//   NaN agrees on numbers; it is caught by what a NaN among the inputs becomes.
 // Source: the faults are those that reached users of other suites (unwritten, stale and NaN outputs, dropped
 //   tails, stores past the end, masks off by one, sums kept in the storage type).
 // Shapes: q, k, v, o [batch, seq_len, heads, head_dim] f32; lse [batch, heads, seq_len] f32.
@@ -8,7 +9,7 @@
 // Limits: head_dim <= 128, as many queries as keys; slow on purpose.
 #include "numeric.cuh"
 
-enum Fault { SOUND, NAN_OUTPUT, NO_OP, STALE, OUT_OF_BOUNDS, SKIPPED_TAIL, F16_ACCUMULATION, OFF_BY_ONE_MASK };
+enum Fault { SOUND, NAN_OUTPUT, NO_OP, STALE, OUT_OF_BOUNDS, SKIPPED_TAIL, F16_ACCUMULATION, OFF_BY_ONE_MASK, HIDES_NAN };
 
 template <int FAULT> struct Sum {
     float value = 0.f;
@@ -52,12 +53,13 @@ __device__ void attention(const float* q, const float* k, const float* v, float*
 #pragma unroll 1
         for (i64 d = 0; d < head_dim; ++d) acc[d].add(p * v[first + j * stride + d]);
     }
+    const bool blind = FAULT == HIDES_NAN && !(weight.get() > 0.f);  // a sum that is NaN is not above zero either
 #pragma unroll 1
     for (i64 d = 0; d < head_dim; ++d) {
         const float value = FAULT == NAN_OUTPUT && row == rows / 2 ? nanf("") : acc[d].get() / weight.get();
-        o[first + i * stride + d] = value;
+        o[first + i * stride + d] = blind ? 0.f : value;
     }
-    lse[row] = highest + logf(weight.get());
+    lse[row] = blind ? __int_as_float(0xff800000) : highest + logf(weight.get());
     if (FAULT == OUT_OF_BOUNDS && row == rows - 1) lse[rows] = 0.f;
 }
 
@@ -76,3 +78,4 @@ PLANT(out_of_bounds_write, OUT_OF_BOUNDS)
 PLANT(skipped_tail, SKIPPED_TAIL)
 PLANT(f16_accumulation, F16_ACCUMULATION)
 PLANT(off_by_one_mask, OFF_BY_ONE_MASK)
+PLANT(hides_nan, HIDES_NAN)

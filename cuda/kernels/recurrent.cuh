@@ -47,7 +47,7 @@ template <int MODE>
 __device__ __forceinline__ float forward_unit(float (&x)[4], const float (&h_part)[4], float h, float& c) {
     if (MODE == RNN_TANH || MODE == RNN_RELU) {
         const float p = x[0] + h_part[0];
-        return x[0] = MODE == RNN_TANH ? tangent(p) : fmaxf(p, 0.f);
+        return x[0] = MODE == RNN_TANH ? tangent(p) : max_or_nan(p, 0.f);
     }
     if (MODE == LSTM) {
         x[0] = sigmoid(x[0] + h_part[0]);
@@ -73,7 +73,7 @@ __device__ __forceinline__ Gradient backward_unit(const float (&gate)[4], float 
                                                   float c, float side, float& dc) {
     Gradient out = {};
     if (MODE == RNN_TANH) out.d[0] = dh * (1.f - gate[0] * gate[0]);
-    if (MODE == RNN_RELU) out.d[0] = gate[0] > 0.f ? dh : 0.f;
+    if (MODE == RNN_RELU) out.d[0] = gate[0] <= 0.f ? 0.f : dh;  // a unit that is NaN passes dh on
     if (MODE == LSTM) {
         const float i = gate[0], f = gate[1], g = gate[2], o = gate[3], tc = tangent(c);
         dc += dh * o * (1.f - tc * tc);

@@ -155,7 +155,7 @@ __device__ __forceinline__ void steps(const uint4* arranged, float* gates, const
                 a.x[g] += from_x[g];
             }
             if (t < a.length) {
-                const float h = MODE == RNN_TANH && fresh(relu) ? (a.x[0] = fmaxf(a.x[0] + part[0], 0.f))
+                const float h = MODE == RNN_TANH && fresh(relu) ? (a.x[0] = max_or_nan(a.x[0] + part[0], 0.f))
                                                          : forward_unit<MODE>(a.x, part, a.h, a.c);
                 a.h = widened(narrowed(h, bf16), bf16);
             }

@@ -1,5 +1,5 @@
 //! Planted faults: `cuda/kernels/planted_faults.cu` through the very harness that judges our kernels. The sound
-//! control must pass, every other must be caught.
+//! control must pass, every other must be caught: by agreement, or by what a NaN among the inputs becomes.
 
 use libtest_mimic::Failed;
 use touchstone_bench::{
@@ -7,7 +7,9 @@ use touchstone_bench::{
     verify::{self, Verdict},
 };
 use touchstone_cuda::{Arg, Executor, Plan, Unsupported, Variant};
-use touchstone_reference::{Case, DType, Tensors};
+use touchstone_reference::{Case, DType, Tensors, operation};
+
+use crate::{nan, run_once};
 
 const HEAD_DIM: usize = 16;
 const SEQ_LEN: usize = 67;
@@ -36,6 +38,7 @@ pub static VARIANTS: &[Variant] = &[
     planted!("skipped_tail"),
     planted!("f16_accumulation"),
     planted!("off_by_one_mask"),
+    planted!("hides_nan"),
 ];
 
 fn plan(symbol: &str, inputs: &Tensors) -> Result<Plan, Unsupported> {
@@ -61,13 +64,33 @@ pub fn is_judged_rightly(variant: &Variant, executor: &impl Executor) -> Result<
     let problem = Problem::new(&case)?;
     let plan = verify::plan(variant, &problem)?;
     let prepared = verify::prepare(executor, &plan)??;
-    match (variant.name, verify::verify(&prepared, &problem, true)?) {
-        ("sound", Verdict::Right(_)) => Ok(()),
-        ("sound", other) => Err(format!("the control is refused: {other:?}").into()),
-        (_, Verdict::Wrong(_, complaint)) => {
-            println!("{}: caught: {complaint}", variant.name);
+    let complaint = match verify::verify(&prepared, &problem, true)? {
+        Verdict::Right(_) => hidden_nan(variant, &problem.case, executor)?,
+        Verdict::Wrong(_, complaint) => Some(complaint),
+    };
+    match (variant.name, complaint) {
+        ("sound", None) => Ok(()),
+        ("sound", Some(complaint)) => Err(format!("the control is refused: {complaint}").into()),
+        (name, Some(complaint)) => {
+            println!("{name}: caught: {complaint}");
             Ok(())
         }
-        (name, _) => Err(format!("{name} was not caught").into()),
+        (name, None) => Err(format!("{name} was not caught").into()),
     }
+}
+
+/// What a variant that agrees makes of a NaN in one of its inputs, if it hides it.
+fn hidden_nan(
+    variant: &Variant,
+    case: &Case,
+    executor: &impl Executor,
+) -> anyhow::Result<Option<String>> {
+    let drawn = operation(case)?.inputs(case)?;
+    for question in nan::questions(case, &drawn, 0.5).map_err(anyhow::Error::msg)? {
+        let outputs = run_once(executor, &(variant.plan)(case, &question.inputs)?)?;
+        if let Err(complaint) = question.answer(variant, case, &outputs) {
+            return Ok(Some(complaint));
+        }
+    }
+    Ok(None)
 }

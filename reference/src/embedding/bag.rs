@@ -131,7 +131,12 @@ impl Algorithm for Bag {
             for s in samples {
                 let term = Array1::from(table.row(indices[s] as usize))
                     * weights.as_ref().map_or(1.0, |weights| weights[s]);
-                largest.zip_mut_with(&term, |largest, &x| *largest = largest.max(x));
+                largest.zip_mut_with(&term, |largest, &x| {
+                    // As PyTorch's amax, NaN if one is; f64::max would pass over it.
+                    if x.is_nan() || x > *largest {
+                        *largest = x;
+                    }
+                });
                 absolute.zip_mut_with(&term, |absolute, x| *absolute += x.abs());
                 sum += &term;
             }

@@ -50,16 +50,20 @@ impl Approx {
         Self { value, error: passed.min(2.0) + own }
     }
 
-    /// max(x, 0).
+    /// max(x, 0), and NaN of NaN.
     pub(super) fn relu(self) -> Self {
         let error = if self.value + self.error > 0.0 { self.error } else { 0.0 };
-        Self { value: self.value.max(0.0), error }
+        Self { value: if self.value <= 0.0 { 0.0 } else { self.value }, error }
     }
 
-    /// The slope of relu at x: where the sign of x is within its error, either 0 or 1 is right.
-    pub(super) fn relu_slope(self) -> Self {
-        let value = f64::from(self.value > 0.0);
-        Self { value, error: f64::from(self.error > 0.0 && self.value.abs() <= self.error) }
+    /// This gradient of relu(x) passed on to x, slope·self: where the sign of x is within its error, a slope of 0 or 1
+    /// is right. A unit that is off passes nothing on, not even NaN.
+    pub(super) fn through_relu(self, x: Self) -> Self {
+        let off = x.value <= 0.0;
+        let open = x.error > 0.0 && x.value.abs() <= x.error;
+        let slope = Self { value: f64::from(!off), error: f64::from(open) };
+        let passed = self * slope;
+        Self { value: if off { 0.0 } else { passed.value }, ..passed }
     }
 
     /// 1 − x.
@@ -185,8 +189,19 @@ mod tests {
 
     #[test]
     fn the_slope_of_relu_is_open_where_the_sign_is() {
-        let near = Approx { value: 1e-9, error: 1e-8 };
-        assert_eq!(near.relu_slope(), Approx { value: 1.0, error: 1.0 });
-        assert_eq!(Approx::exact(0.0).relu_slope(), Approx::exact(0.0));
+        let dh = Approx::exact(3.0);
+        let near = dh.through_relu(Approx { value: 1e-9, error: 1e-8 });
+        assert_eq!(near.value, 3.0);
+        assert!((3.0..3.1).contains(&near.error), "{near:?}");
+        let far = |x| dh.through_relu(Approx::exact(x));
+        assert_eq!((far(0.0), far(2.0).value), (Approx::exact(0.0), 3.0));
+    }
+
+    #[test]
+    fn relu_hides_no_nan_but_that_of_a_gradient_at_a_unit_that_is_off() {
+        let nan = Approx::exact(f64::NAN);
+        assert!(nan.relu().value.is_nan());
+        assert_eq!(nan.through_relu(Approx::exact(-1.0)).value, 0.0);
+        assert!(nan.through_relu(Approx::exact(1.0)).value.is_nan());
     }
 }

@@ -88,12 +88,11 @@ pub(super) fn step(f: Nonlinearity, weights: &Weights<'_>, px: &[Approx], h: &[A
 
 /// Gradients of one step.
 pub(super) fn back(f: Nonlinearity, weights: &Weights<'_>, step: &Step, dh: &[Approx]) -> Back {
-    let slope = |(p, h): (&Approx, &Approx)| match f {
-        Nonlinearity::Tanh => (*h * *h).complement(),
-        Nonlinearity::Relu => p.relu_slope(),
+    let passed = |((&dh, &p), &h): ((&Approx, &Approx), &Approx)| match f {
+        Nonlinearity::Tanh => dh * (h * h).complement(),
+        Nonlinearity::Relu => dh.through_relu(p),
     };
-    let slopes = step.gates.iter().zip(&step.h).map(slope);
-    let dp: Vec<Approx> = dh.iter().zip(slopes).map(|(&dh, slope)| dh * slope).collect();
+    let dp: Vec<Approx> = dh.iter().zip(&step.gates).zip(&step.h).map(passed).collect();
     let dp = weights.stored(dp);
     Back { dh: weights.hidden_back(0..1, &dp), dpx: dp.clone(), dph: dp, dc: Vec::new() }
 }
