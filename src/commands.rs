@@ -22,7 +22,9 @@ pub mod verify;
 use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use touchstone_bench::{Outcome, Problem, Record, Runner, Task, record::Writer, run::solve_ahead};
+use touchstone_bench::{
+    Executor, Outcome, Problem, Record, Runner, Task, nan, record::Writer, run::solve_ahead,
+};
 
 use crate::select::Selected;
 
@@ -81,10 +83,12 @@ fn complaint(record: &Record) -> Option<String> {
     };
     let (variant, case) = (&record.variant, &record.case);
     let own_kernel = if variant.starts_with("own:") { " --kernel …" } else { "" };
+    let simulate = if record.executor == Executor::Simulator { " --simulate" } else { "" };
+    let nan = if text.starts_with(nan::HIDES) { " --nan" } else { "" };
     let own_inputs = if record.inputs.starts_with("file:") { " --inputs …" } else { "" };
     Some(format!(
         "{word}: {variant} on {case}\n  {text}\n  \
-         replay: touchstone check --variant {variant}{own_kernel}{own_inputs} '{case}'"
+         replay: touchstone check --variant {variant}{own_kernel}{own_inputs}{simulate}{nan} '{case}'"
     ))
 }
 

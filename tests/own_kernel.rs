@@ -356,3 +356,70 @@ fn a_kernel_of_one_s_own_is_proven_on_the_simulator_and_wrong_ones_are_caught() 
         }
     }
 }
+
+#[test]
+fn without_a_gpu_a_kernel_of_one_s_own_is_simulated_and_asked_what_nan_becomes() {
+    let folder = tempfile::tempdir().unwrap();
+    let ptx = root().join("cuda/ptx/planted_faults.ptx");
+    let described = |symbol: &str| {
+        let text = format!(
+            r#"
+            op = "attention.forward"
+            name = "planted"
+            source = '{}'
+            [[launch]]
+            symbol = "{symbol}"
+            grid = ["div_ceil(batch * seq_q * heads_q, 64)"]
+            block = [64]
+            args = ["q", "k", "v", "o", "lse", {{ i64 = "batch" }}, {{ i64 = "seq_q" }}, {{ i64 = "heads_q" }},
+                    {{ i64 = "head_dim" }}, {{ f32 = "1.0 / sqrt(head_dim)" }}]
+            "#,
+            ptx.display()
+        );
+        written(folder.path(), &text)
+    };
+    let case = "attention.forward:batch=1,seq_q=5,seq_k=5,heads_q=2,heads_kv=2,head_dim=16,mask=causal,dtype=f32,seed=1";
+    let check = |symbol: &str, more: &[&str]| {
+        let path = described(symbol);
+        let kernel = path.to_str().unwrap();
+        let all = ["check", case, "--kernel", kernel, "--variant", "own:", "--simulate"];
+        touchstone(&[&all[..], more].concat())
+    };
+    for symbol in ["planted_sound", "planted_hides_nan"] {
+        let (code, said) = check(symbol, &[]);
+        assert!(code == Some(0) && said.contains("0 wrong, 0 failed"), "{said}");
+        assert!(!said.contains("0 checked"), "{said}");
+    }
+    let (code, said) = check("planted_sound", &["--nan"]);
+    assert!(code == Some(0) && !said.contains("\n0 times a NaN"), "{said}");
+    let (code, said) = check("planted_hides_nan", &["--nan"]);
+    assert!(code == Some(1) && said.contains("hides NaN: with element 80 of 'q' NaN"), "{said}");
+    assert!(said.contains("--kernel … --simulate --nan 'attention.forward:"), "{said}");
+    let (code, said) = check("planted_skipped_tail", &[]);
+    assert!(code == Some(1) && said.contains("elements are wrong"), "{said}");
+}
+
+#[test]
+fn an_instruction_that_the_simulator_does_not_know_is_a_reason_not_to_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let known = std::fs::read_to_string(root().join("cuda/ptx/ssm_recurrence_sequential.ptx"));
+    let known = known.unwrap();
+    let unknown = known.replacen("fma.rn.f32 ", "fma.of.tomorrow ", 1);
+    assert_ne!(known, unknown, "it has no fma");
+    let ptx = folder.path().join("tomorrow.ptx");
+    std::fs::write(&ptx, unknown).unwrap();
+    let ours = ours();
+    let path = written(
+        folder.path(),
+        &ours.replace(
+            &root().join("cuda/ptx/ssm_recurrence_sequential.ptx").display().to_string(),
+            &ptx.display().to_string(),
+        ),
+    );
+    let case = format!("ssm.recurrence:{SMALL},seed=1");
+    let kernel = path.to_str().unwrap();
+    let arguments = ["check", &case, "--kernel", kernel, "--variant", "own:", "--simulate"];
+    let (_, said) = touchstone(&arguments);
+    assert!(said.contains("does not know this instruction"), "{said}");
+    assert!(said.contains("fma.of.tomorrow") && said.contains("0 wrong"), "{said}");
+}

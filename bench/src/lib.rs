@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod gtest;
 pub mod measure;
 pub mod mixed_precision;
+pub mod nan;
 pub mod neural;
 pub mod record;
 pub mod run;

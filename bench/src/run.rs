@@ -7,7 +7,10 @@ use std::{
 };
 
 use touchstone_cuda::{
-    Custom, Gpu, Plan, Simulator, Variant, custom::NoPlan, simulator::cost::Cost, variants,
+    Custom, Gpu, Plan, Simulator, Variant,
+    custom::NoPlan,
+    simulator::{cost::Cost, kernel},
+    variants,
 };
 use touchstone_reference::{Case, Work};
 
@@ -16,6 +19,7 @@ use crate::{
     environment::Environment,
     exchange,
     measure::{self, Effort},
+    nan,
     record::{Executor, Outcome, Record, SCHEMA, WorkRecord},
     verify::{self, Problem, Verdict},
 };
@@ -108,6 +112,10 @@ pub struct Runner {
     pub own: Vec<Arc<Custom>>,
     /// Folder for what variants computed, as safetensors files: see [`Runner::kept_file`].
     pub keep: Option<PathBuf>,
+    /// Whether every variant is asked too what it makes of a NaN in each of its inputs: see [`nan`].
+    pub asks_nan: bool,
+    /// How many such questions were answered with NaN.
+    pub nans_through: usize,
 }
 
 impl Runner {
@@ -129,6 +137,8 @@ impl Runner {
             simulator: None,
             own: Vec::new(),
             keep: None,
+            asks_nan: false,
+            nans_through: 0,
         })
     }
 
@@ -203,6 +213,11 @@ impl Runner {
         if self.wants("reference") && self.time_references {
             records.push((Executor::Cpu, "reference".into(), reference_outcome(problem, task)));
         }
+        let questions = self.questions(problem).unwrap_or_else(|error| {
+            let error = format!("the reference refuses a NaN among the inputs: {error:#}");
+            records.push((Executor::Cpu, "reference".into(), Outcome::Failed { error }));
+            Vec::new()
+        });
         let mut costs = HashMap::new();
         let mut naive: Option<Agreement> = None;
         for way in self.ways(problem.case.op()) {
@@ -212,7 +227,7 @@ impl Runner {
                 NoPlan::Misfit(_) => Outcome::Failed { error: refusal.to_string() },
             });
             let outcome = match &plan {
-                Ok(plan) => self.cuda_outcome(plan, &way, problem, &work, task),
+                Ok(plan) => self.cuda_outcome(plan, &way, problem, &questions, &work, task),
                 Err(refused) => refused.clone(),
             };
             let outcome = beside_naive(outcome, naive.as_ref(), problem);
@@ -220,15 +235,19 @@ impl Runner {
                 naive = outcome.proof().cloned();
             }
             records.push((Executor::Cuda, way.name(), outcome));
-            if let (Some(simulator), Way::Ours(variant)) = (&self.simulator, &way) {
+            if let Some(simulator) = &self.simulator {
                 let (outcome, cost) = match plan {
-                    Ok(plan) => self.simulated(simulator, &plan, problem, variant),
+                    Ok(plan) => self.simulated(simulator, &plan, problem, &questions, &way),
                     Err(refused) => (refused, None),
                 };
                 records.push((Executor::Simulator, way.name(), outcome));
                 costs.extend(cost.map(|cost| (way.name(), cost)));
             }
         }
+        let proven = records.iter().filter(|(executor, _, outcome)| {
+            *executor != Executor::Cpu && outcome.proof().is_some()
+        });
+        self.nans_through += proven.count() * questions.len();
         let unit = problem.operation.items;
         let finish = |(executor, name, outcome): (Executor, String, Outcome)| Record {
             outcome,
@@ -237,6 +256,11 @@ impl Runner {
             ..self.bare_record(workload, &problem.case, &problem.source, &name, executor)
         };
         records.into_iter().map(finish).collect()
+    }
+
+    /// What variants are asked about NaN, if they are.
+    fn questions(&self, problem: &Problem) -> anyhow::Result<Vec<nan::Question>> {
+        if self.asks_nan { nan::questions(problem, 0.5) } else { Ok(Vec::new()) }
     }
 
     fn bare_record(
@@ -271,6 +295,7 @@ impl Runner {
         plan: &Plan,
         way: &Way,
         problem: &Problem,
+        questions: &[nan::Question],
         work: &Work,
         task: Task,
     ) -> Outcome {
@@ -284,6 +309,9 @@ impl Runner {
                 Ok(proven) => proven,
                 Err(outcome) => return Ok(outcome),
             };
+            if let Some(complaint) = nan::hidden(gpu, questions, |asked| way.plan(asked))? {
+                return Ok(Outcome::Wrong { agreement: Some(agreement), complaint });
+            }
             self.keep_outputs(&prepared, problem, &way.name(), Executor::Cuda)?;
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
             let mut measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
@@ -315,18 +343,31 @@ impl Runner {
         simulator: &Simulator,
         plan: &Plan,
         problem: &Problem,
-        variant: &Variant,
+        questions: &[nan::Question],
+        way: &Way,
     ) -> (Outcome, Option<Cost>) {
         let run = || -> anyhow::Result<(Outcome, Option<Cost>)> {
-            Ok(match proven(simulator, plan, problem, variant.deterministic)? {
-                Ok((prepared, agreement)) => {
-                    self.keep_outputs(&prepared, problem, variant.name, Executor::Simulator)?;
-                    (Outcome::Checked { agreement }, prepared.cost())
-                }
-                Err(outcome) => (outcome, None),
-            })
+            let (prepared, agreement) = match proven(simulator, plan, problem, way.deterministic())?
+            {
+                Ok(proven) => proven,
+                Err(outcome) => return Ok((outcome, None)),
+            };
+            if let Some(complaint) = nan::hidden(simulator, questions, |asked| way.plan(asked))? {
+                return Ok((Outcome::Wrong { agreement: Some(agreement), complaint }, None));
+            }
+            self.keep_outputs(&prepared, problem, &way.name(), Executor::Simulator)?;
+            Ok((Outcome::Checked { agreement }, prepared.cost()))
         };
-        run().unwrap_or_else(|error| (Outcome::Failed { error: format!("{error:#}") }, None))
+        run().unwrap_or_else(|error| {
+            let outcome = match (way, error.downcast_ref()) {
+                // A kernel from elsewhere may have any instruction.
+                (Way::Own(_), Some(unknown @ kernel::Error::UnknownInstruction { .. })) => {
+                    Outcome::Skipped { reason: unknown.to_string() }
+                }
+                _ => Outcome::Failed { error: format!("{error:#}") },
+            };
+            (outcome, None)
+        })
     }
 
     /// Opens the device again after a kernel has destroyed its context.

@@ -21,6 +21,9 @@ pub struct Arguments {
     /// Also run every variant on the PTX simulator: data races, uninitialised reads, exact costs
     #[arg(long)]
     simulate: bool,
+    /// Also ask every variant what a NaN in each of its inputs becomes: one that hides it is wrong
+    #[arg(long)]
+    nan: bool,
     /// Records file to create, with the outputs' fingerprints; it must not exist
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -40,6 +43,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     runner.only_variant = arguments.selection.variant.clone();
     runner.simulator = arguments.simulate.then(Simulator::new);
     runner.keep = arguments.keep.clone();
+    runner.asks_nan = arguments.nan;
     runner.own.extend(kernel.map(Arc::new));
     let mut writer = arguments.out.as_deref().map(Writer::create).transpose()?;
     if selected.is_empty() {
@@ -62,6 +66,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             };
             say!("{:<20} {said}", record.variant);
         }
+    }
+    if arguments.nan {
+        say!("{} times a NaN in an input came through", runner.nans_through);
     }
     Ok(summarize(&records))
 }

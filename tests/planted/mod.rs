@@ -3,13 +3,11 @@
 
 use libtest_mimic::Failed;
 use touchstone_bench::{
-    Problem,
+    Problem, nan,
     verify::{self, Verdict},
 };
 use touchstone_cuda::{Arg, Executor, Plan, Unsupported, Variant};
-use touchstone_reference::{Case, DType, Tensors, operation};
-
-use crate::{nan, run_once};
+use touchstone_reference::{Case, DType, Tensors};
 
 const HEAD_DIM: usize = 16;
 const SEQ_LEN: usize = 67;
@@ -65,7 +63,10 @@ pub fn is_judged_rightly(variant: &Variant, executor: &impl Executor) -> Result<
     let plan = verify::plan(variant, &problem)?;
     let prepared = verify::prepare(executor, &plan)??;
     let complaint = match verify::verify(&prepared, &problem, true)? {
-        Verdict::Right(_) => hidden_nan(variant, &problem.case, executor)?,
+        Verdict::Right(_) => {
+            let questions = nan::questions(&problem, 0.5)?;
+            nan::hidden(executor, &questions, |asked| verify::plan(variant, asked))?
+        }
         Verdict::Wrong(_, complaint) => Some(complaint),
     };
     match (variant.name, complaint) {
@@ -77,20 +78,4 @@ pub fn is_judged_rightly(variant: &Variant, executor: &impl Executor) -> Result<
         }
         (name, None) => Err(format!("{name} was not caught").into()),
     }
-}
-
-/// What a variant that agrees makes of a NaN in one of its inputs, if it hides it.
-fn hidden_nan(
-    variant: &Variant,
-    case: &Case,
-    executor: &impl Executor,
-) -> anyhow::Result<Option<String>> {
-    let drawn = operation(case)?.inputs(case)?;
-    for question in nan::questions(case, &drawn, 0.5).map_err(anyhow::Error::msg)? {
-        let outputs = run_once(executor, &(variant.plan)(case, &question.inputs)?)?;
-        if let Err(complaint) = question.answer(variant, case, &outputs) {
-            return Ok(Some(complaint));
-        }
-    }
-    Ok(None)
 }
