@@ -69,16 +69,16 @@ const SIMULATED_LAW_ROWS: usize = 10_000;
 const SIMULATED_FEWER_ROWS: usize = 2000;
 
 /// Cases that a variant is asked with a NaN in each of their inputs in turn.
-const NAN_CASES: usize = 3;
+const NAN_CASES: usize = 4;
 
-/// Random cases that follow the edge cases, of which some variants take none that is short.
-const NAN_RANDOM: usize = 60;
+/// Random cases beside the edge cases, of which some variants take none that is short.
+const NAN_RANDOM: usize = 40;
 
 /// Warp instructions of one run beyond which a case is not asked.
-const NAN_INSTRUCTIONS: u64 = 2_000_000;
+const NAN_INSTRUCTIONS: u64 = SIMULATED_INSTRUCTIONS;
 
 /// Device memory of a plan beyond which a variant is not asked: the reference answers three times for each input.
-const NAN_BYTES: usize = 4 << 20;
+const NAN_BYTES: usize = 192 << 10;
 
 static GPU: OnceLock<Mutex<Gpu>> = OnceLock::new();
 
@@ -244,18 +244,20 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
 fn hides_no_nan(variant: &Variant, known: &[Case]) -> Result<(), Failed> {
     let all = std::env::var("TOUCHSTONE_CASES").is_ok_and(|cases| cases == "all");
     let most = if all { usize::MAX } else { NAN_CASES };
-    let (mut cases, mut asked) = (0, 0);
-    let mut runner = TestRunner::deterministic();
     let strategy = strategy(variant.op)?;
-    let mut random = Vec::new();
+    let mut runner = TestRunner::deterministic();
+    let mut choice = known.to_vec();
     for _ in 0..NAN_RANDOM {
-        random.push(strategy.new_tree(&mut runner)?.current());
+        choice.push(strategy.new_tree(&mut runner)?.current());
     }
-    for case in known.iter().chain(&random) {
-        // Another place in every case.
-        let share = (0.618 * cases as f64 + 0.5).fract();
+    // Cases from everywhere among them, and in each another place: steps of the golden ratio leave no gaps.
+    let golden = |i: usize| (0.618_034 * i as f64 + 0.5).fract();
+    let mut order: Vec<usize> = (0..choice.len()).collect();
+    order.sort_by(|&i, &j| golden(i).total_cmp(&golden(j)));
+    let (mut cases, mut asked) = (0, 0);
+    for i in order {
         let before = asked;
-        asked += nans_through(variant, case, share)?;
+        asked += nans_through(variant, &choice[i], golden(cases))?;
         cases += usize::from(asked > before);
         if cases == most {
             break;

@@ -73,10 +73,10 @@ __device__ __forceinline__ void split_digits(Shared& shared, const T* q, int dim
         const unsigned short half = words[e / 2] >> e % 2 * 16;
         // By hand for either type: of bf16 the compiler makes a shift, which has no twin.
         x[e] = is_f16 ? __half2float(__ushort_as_half(half)) : __uint_as_float((u32)half << 16);
-        top = fmaxf(top, fabsf(x[e]));
+        top = max_or_nan(top, fabsf(x[e]));
     }
 #pragma unroll 1
-    for (int offset = 8; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
+    for (int offset = 8; offset > 0; offset /= 2) top = max_or_nan(top, __shfl_xor_sync(0xffffffffu, top, offset));
     // Where 2^e > top >= 2^(e - 1), 24 bits, one of them the sign, go from -2^e to 2^e in steps of 2^(e - 23).
     const u32 exponent = __float_as_uint(top) >> 23 << 23, step = exponent - (22u << 23);
     const float steps = __uint_as_float((254u << 23) - step);
@@ -86,7 +86,8 @@ __device__ __forceinline__ void split_digits(Shared& shared, const T* q, int dim
 #pragma unroll
         for (int g = 0; g < 3; ++g) shared.digits[g][h][d + e] = (i8)(t >> 8 * g);
     }
-    if (d == 0) shared.unit[h] = __uint_as_float(step);
+    // No integer stands for infinity or NaN: the head's unit does, NaN for either.
+    if (d == 0) shared.unit[h] = __uint_as_float(exponent < 255u << 23 ? step : ~0u);
 }
 
 // A key head of one sequence's cache: its keys begin .. end, and where a lane finds its bytes of a row.

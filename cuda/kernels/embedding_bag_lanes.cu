@@ -45,7 +45,7 @@ __device__ __forceinline__ void pool(const Bags<T>& bags, i64 start, i64 end, i6
             unpack<T>(read[f], x);
             if (bags.mode == MAX) {
 #pragma unroll
-                for (int e = 0; e < PER_WORD<T>; ++e) pooled[e] = fmaxf(pooled[e], x[e] * factor[f]);
+                for (int e = 0; e < PER_WORD<T>; ++e) pooled[e] = max_or_nan(pooled[e], x[e] * factor[f]);
             } else {
 #pragma unroll
                 for (int e = 0; e < PER_WORD<T>; ++e) pooled[e] = fmaf(x[e], factor[f], pooled[e]);
