@@ -152,7 +152,14 @@ fn introduce(runner: &Runner) {
                 limits.products_per_s(false) * 1e-12
             ))
         ),
-        (Err(reason), _) => say!("GPU: {reason}; CUDA variants will not be run"),
+        (Err(reason), _) => {
+            let run = if runner.simulator.is_some() {
+                "run on the simulator alone"
+            } else {
+                "will not be run"
+            };
+            say!("GPU: {reason}; CUDA variants {run}");
+        }
         (Ok(_), None) => say!("GPU: present, not described"),
     }
 }

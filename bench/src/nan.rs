@@ -3,7 +3,7 @@
 //! Agreement cannot see it, as it takes no NaN for right. A kernel that hides NaN hides a model that diverges: a maximum
 //! by `fmaxf` passes over it, and so does whatever takes a sum for empty unless it is above zero.
 
-use touchstone_cuda::{Executor, Plan, Prepared};
+use touchstone_cuda::{Executor, Plan, Prepared, gpu::Poison};
 use touchstone_reference::{Expected, Tensor, Tensors};
 
 use crate::verify::Problem;
@@ -102,6 +102,8 @@ pub fn hidden<N>(
     for question in questions {
         let Ok(plan) = plan(&question.problem) else { continue };
         let prepared = executor.prepare(&plan)?;
+        // What is not written must be no NaN.
+        prepared.poison(Poison::Huge)?;
         prepared.run()?;
         if let Some(complaint) = question.hidden(&prepared.outputs()?) {
             return Ok(Some(complaint));

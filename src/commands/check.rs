@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use touchstone_bench::{Outcome, Runner, Task, Tier, record::Writer};
+use touchstone_bench::{Executor, Outcome, Runner, Task, Tier, record::Writer};
 use touchstone_cuda::Simulator;
 
 use super::{introduce, run_cases, summarize};
@@ -64,7 +64,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 Outcome::Skipped { reason } => format!("not run: {reason}"),
                 _ => continue,
             };
-            say!("{:<20} {said}", record.variant);
+            match record.executor {
+                Executor::Simulator => say!("{:<20} on the simulator: {said}", record.variant),
+                _ => say!("{:<20} {said}", record.variant),
+            }
         }
     }
     if arguments.nan {

@@ -50,8 +50,9 @@ fn compiled(path: &Path, text: &str, compile: &Compile, folder: &Path) -> anyhow
     if !unsafe { nvrtc::sys::is_culib_present() } {
         let ptx = path.with_extension("ptx");
         bail!(
-            "{cu}: the compiler library (libnvrtc) is not installed here; compile it where a CUDA toolkit \
-             is, `nvcc -ptx -arch={arch} -o {ptx} {cu}`, and name the .ptx as source",
+            "{cu}: the compiler library (libnvrtc) is not installed here; `pip install \
+             nvidia-cuda-nvrtc-cu12` brings it, for LD_LIBRARY_PATH to name its folder. Or compile it where a \
+             CUDA toolkit is, `nvcc -ptx -arch={arch} -o {ptx} {cu}`, and name the .ptx as source",
             cu = path.display(),
             arch = compile.arch,
             ptx = ptx.display(),
