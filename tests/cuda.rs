@@ -74,9 +74,6 @@ const NAN_CASES: usize = 4;
 /// Random cases beside the edge cases, of which some variants take none that is short.
 const NAN_RANDOM: usize = 40;
 
-/// Warp instructions of one run beyond which a case is not asked.
-const NAN_INSTRUCTIONS: u64 = SIMULATED_INSTRUCTIONS;
-
 /// Device memory of a plan beyond which a variant is not asked: the reference answers three times for each input.
 const NAN_BYTES: usize = 192 << 10;
 
@@ -242,8 +239,7 @@ fn emits_the_targets_law(variant: &Variant) -> Result<(), Failed> {
 
 /// Whether a variant gives NaN wherever a NaN among the inputs must come through.
 fn hides_no_nan(variant: &Variant, known: &[Case]) -> Result<(), Failed> {
-    let all = std::env::var("TOUCHSTONE_CASES").is_ok_and(|cases| cases == "all");
-    let most = if all { usize::MAX } else { NAN_CASES };
+    let most = if takes_all() { usize::MAX } else { NAN_CASES };
     let strategy = strategy(variant.op)?;
     let mut runner = TestRunner::deterministic();
     let mut choice = known.to_vec();
@@ -290,10 +286,7 @@ fn nans_through(variant: &Variant, case: &Case, share: f64) -> Result<usize, Fai
             let gpu = gpu.lock().unwrap_or_else(PoisonError::into_inner);
             nan::hidden(&*gpu, &questions, plan)
         }
-        None => {
-            let simulator = Simulator::new().with_threads(1).with_limit(NAN_INSTRUCTIONS);
-            nan::hidden(&simulator, &questions, plan)
-        }
+        None => nan::hidden(&*SIMULATOR, &questions, plan),
     };
     match hidden {
         Ok(None) => Ok(questions.len()),
@@ -310,10 +303,15 @@ fn run_once(executor: &impl Executor, plan: &Plan) -> anyhow::Result<Tensors> {
     prepared.outputs()
 }
 
+/// Whether `TOUCHSTONE_CASES=all` asks for every case, however long that takes.
+fn takes_all() -> bool {
+    std::env::var("TOUCHSTONE_CASES").is_ok_and(|cases| cases == "all")
+}
+
 fn all_agree(variant: &Variant, cases: &[Case]) -> Result<(), Failed> {
-    // Where there is only the simulator, evenly spaced ones, beginning with the first; TOUCHSTONE_CASES=all takes all.
-    let all = std::env::var("TOUCHSTONE_CASES").is_ok_and(|cases| cases == "all");
-    let every = if all || GPU.get().is_some() { 1 } else { cases.len().div_ceil(SIMULATED_EDGES) };
+    // Where there is only the simulator, evenly spaced ones, beginning with the first.
+    let every =
+        if takes_all() || GPU.get().is_some() { 1 } else { cases.len().div_ceil(SIMULATED_EDGES) };
     let taken: Vec<&Case> = cases.iter().step_by(every.max(1)).collect();
     if taken.len() < cases.len() {
         LEFT_OUT.fetch_add(cases.len() - taken.len(), Ordering::Relaxed);

@@ -3,10 +3,10 @@
 //! Agreement cannot see it, as it takes no NaN for right. A kernel that hides NaN hides a model that diverges: a maximum
 //! by `fmaxf` passes over it, and so does whatever takes a sum for empty unless it is above zero.
 
-use touchstone_cuda::{Executor, Plan, Prepared, gpu::Poison};
+use touchstone_cuda::{Executor, Plan, gpu::Poison};
 use touchstone_reference::{Expected, Tensor, Tensors};
 
-use crate::verify::Problem;
+use crate::verify::{self, Problem};
 
 /// How a complaint of hidden NaN begins.
 pub const HIDES: &str = "hides NaN";
@@ -103,9 +103,8 @@ pub fn hidden<N>(
         let Ok(plan) = plan(&question.problem) else { continue };
         let prepared = executor.prepare(&plan)?;
         // What is not written must be no NaN.
-        prepared.poison(Poison::Huge)?;
-        prepared.run()?;
-        if let Some(complaint) = question.hidden(&prepared.outputs()?) {
+        let outputs = verify::outputs_after(&prepared, Poison::Huge)?;
+        if let Some(complaint) = question.hidden(&outputs) {
             return Ok(Some(complaint));
         }
     }

@@ -305,13 +305,10 @@ impl Runner {
         };
         let limits = self.environment.device.as_ref().and_then(|d| d.limits.as_ref());
         let run = || -> anyhow::Result<Outcome> {
-            let (prepared, agreement) = match proven(gpu, plan, problem, way.deterministic())? {
+            let (prepared, agreement) = match proven(gpu, plan, problem, questions, way)? {
                 Ok(proven) => proven,
                 Err(outcome) => return Ok(outcome),
             };
-            if let Some(complaint) = nan::hidden(gpu, questions, |asked| way.plan(asked))? {
-                return Ok(Outcome::Wrong { agreement: Some(agreement), complaint });
-            }
             self.keep_outputs(&prepared, problem, &way.name(), Executor::Cuda)?;
             let Task::Measure(effort) = task else { return Ok(Outcome::Checked { agreement }) };
             let mut measurement = measure::cuda(&prepared, plan, work, limits, effort)?;
@@ -347,16 +344,13 @@ impl Runner {
         way: &Way,
     ) -> (Outcome, Option<Cost>) {
         let run = || -> anyhow::Result<(Outcome, Option<Cost>)> {
-            let (prepared, agreement) = match proven(simulator, plan, problem, way.deterministic())?
-            {
-                Ok(proven) => proven,
-                Err(outcome) => return Ok((outcome, None)),
-            };
-            if let Some(complaint) = nan::hidden(simulator, questions, |asked| way.plan(asked))? {
-                return Ok((Outcome::Wrong { agreement: Some(agreement), complaint }, None));
-            }
-            self.keep_outputs(&prepared, problem, &way.name(), Executor::Simulator)?;
-            Ok((Outcome::Checked { agreement }, prepared.cost()))
+            Ok(match proven(simulator, plan, problem, questions, way)? {
+                Ok((prepared, agreement)) => {
+                    self.keep_outputs(&prepared, problem, &way.name(), Executor::Simulator)?;
+                    (Outcome::Checked { agreement }, prepared.cost())
+                }
+                Err(outcome) => (outcome, None),
+            })
         };
         run().unwrap_or_else(|error| {
             let outcome = match (way, error.downcast_ref()) {
@@ -380,20 +374,27 @@ impl Runner {
     }
 }
 
-/// A plan made ready and found right on an executor, or the outcome that it is not.
+/// A plan made ready and found right on an executor, NaN where it is asked about it included; or the outcome that it is not.
 fn proven<'e, E: touchstone_cuda::Executor>(
     executor: &'e E,
     plan: &'e Plan,
     problem: &Problem,
-    deterministic: bool,
+    questions: &[nan::Question],
+    way: &Way,
 ) -> anyhow::Result<Result<(E::Prepared<'e>, Agreement), Outcome>> {
     let prepared = match verify::prepare(executor, plan)? {
         Ok(prepared) => prepared,
         Err(reason) => return Ok(Err(Outcome::Skipped { reason })),
     };
-    Ok(match verify::verify(&prepared, problem, deterministic)? {
-        Verdict::Right(agreement) => Ok((prepared, agreement)),
-        Verdict::Wrong(agreement, complaint) => Err(Outcome::Wrong { agreement, complaint }),
+    let agreement = match verify::verify(&prepared, problem, way.deterministic())? {
+        Verdict::Right(agreement) => agreement,
+        Verdict::Wrong(agreement, complaint) => {
+            return Ok(Err(Outcome::Wrong { agreement, complaint }));
+        }
+    };
+    Ok(match nan::hidden(executor, questions, |asked| way.plan(asked))? {
+        Some(complaint) => Err(Outcome::Wrong { agreement: Some(agreement), complaint }),
+        None => Ok((prepared, agreement)),
     })
 }
 

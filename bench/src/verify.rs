@@ -165,7 +165,8 @@ pub fn verify_again(prepared: &impl Prepared, problem: &Problem) -> anyhow::Resu
     }
 }
 
-fn outputs_after(prepared: &impl Prepared, poison: Poison) -> anyhow::Result<Tensors> {
+/// What a plan puts out that runs on memory full of `poison`.
+pub(crate) fn outputs_after(prepared: &impl Prepared, poison: Poison) -> anyhow::Result<Tensors> {
     prepared.poison(poison)?;
     prepared.run()?;
     prepared.outputs()
